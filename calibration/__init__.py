@@ -1,0 +1,1 @@
+"""Data in, checked samples and ranges out. numpy only."""

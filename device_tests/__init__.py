@@ -1,0 +1,1 @@
+"""The hardware loop: reach a board, put things there, measure, judge."""

@@ -1,0 +1,161 @@
+"""`edgesmith.yaml` -> checked, frozen settings. An unknown key is an error with a suggestion and file:line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from edgesmith import yaml_lines
+from edgesmith.types import MeasureProtocol
+
+
+class Section(BaseModel):
+    """Base of every config section: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataSource(Section):
+    """Where samples come from and how they are prepared.
+
+    `source` is one of: a `.npz` with arrays `x` and (where labelled) `y`; a folder `class/name.jpg|png`;
+    `package.module:function` that returns or yields `(x, y)`.
+    """
+
+    source: str
+    samples: int | None = Field(default=None, ge=1, description="Take this many, spread evenly over the classes.")
+    resize: tuple[int, int] | None = Field(default=None, description="Image folder: height, width (bilinear).")
+    color: Literal["rgb", "grayscale"] | None = Field(default=None, description="Image folder; default: by the model.")
+    scale: float = Field(default=1.0, description="Multiply pixels or values by this, after decoding.")
+    offset: float = Field(default=0.0, description="Add this, after scaling.")
+
+
+def _source(value: object) -> object:
+    return {"source": value} if isinstance(value, str) else value
+
+
+Source = Annotated[DataSource, BeforeValidator(_source)]
+
+
+class Data(Section):
+    """The three sets. `train` is only needed where a step fine-tunes."""
+
+    train: Source | None = None
+    calibration: Source | None = None
+    evaluation: Source
+
+
+class Task(Section):
+    """What accuracy means."""
+
+    metric: str = Field(default="top1", description="top1, top5, mae, agreement, or package.module:function")
+
+
+class Budget(Section):
+    """The bar a compressed model has to pass. A ratio is against the float model on the same board, same lease."""
+
+    latency_p50_ms: float | None = Field(default=None, gt=0)
+    latency_p95_ms: float | None = Field(default=None, gt=0)
+    latency_p50_ratio: float | None = Field(default=None, gt=0)
+    latency_p95_ratio: float | None = Field(default=None, gt=0)
+    accuracy_min: float | None = None
+    accuracy_drop_pp: float | None = Field(default=None, ge=0, description="Percentage points lost, at most.")
+    agreement_min: float | None = Field(default=None, ge=0, le=1)
+    size_bytes: int | None = Field(default=None, gt=0)
+    size_ratio: float | None = Field(default=None, gt=0)
+    peak_rss_bytes: int | None = Field(default=None, gt=0)
+
+
+class Measure(Section):
+    """How latency is taken; see `MeasureProtocol`."""
+
+    min_runs: int = Field(default=200, ge=10)
+    min_seconds: float = Field(default=2.0, gt=0)
+    windows: int = Field(default=8, ge=2)
+    warmup_max_seconds: float = Field(default=10.0, gt=0)
+    threads: int = Field(default=1, ge=1)
+    timeout_seconds: float = Field(default=600.0, gt=0)
+
+    def protocol(self) -> MeasureProtocol:
+        """The record that crosses to the device side."""
+        return MeasureProtocol(**self.model_dump())
+
+
+class Verify(Section):
+    """How far a compiled artifact may be from the Keras or ONNX model; None = the default for its precision."""
+
+    samples: int = Field(default=64, ge=1)
+    min_sqnr_db: float | None = None
+    min_cosine: float | None = None
+
+
+def _mapping_step(value: object) -> object:
+    """`- prune` alone means `- prune: {}`."""
+    if isinstance(value, str):
+        return {value: {}}
+    if isinstance(value, dict):
+        return {key: {} if params is None else params for key, params in value.items()}
+    return value
+
+
+RecipeStep = Annotated[dict[str, dict[str, Any]], BeforeValidator(_mapping_step)]
+
+
+class Config(Section):
+    """The whole file."""
+
+    model: Path
+    data: Data
+    task: Task = Task()
+    recipe: tuple[RecipeStep, ...] = ()
+    targets: tuple[str, ...] = Field(default=(), description="Default: every target that the model and board allow.")
+    devices: tuple[str, ...] = ("local",)
+    budget: Budget = Budget()
+    measure: Measure = Measure()
+    verify: Verify = Verify()
+    seed: int = 0
+    allow_lambda: bool = Field(default=False, description="Keras Lambda layers run code of the file: only if trusted.")
+
+    @field_validator("recipe")
+    @classmethod
+    def _one_name_per_step(cls, steps: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        for index, step in enumerate(steps):
+            if len(step) != 1:
+                raise ValueError(f"step {index + 1} must have exactly one name, it has {sorted(step) or 'none'}")
+        return steps
+
+
+class LoadedConfig:
+    """A config with the file it came from: paths resolved against it, lines known for messages.
+
+    Attributes:
+        config: the checked settings, as written (paths not resolved).
+        path: the file.
+        root: its folder; relative paths mean this.
+    """
+
+    def __init__(self, config: Config, path: Path, document: yaml_lines.Document) -> None:
+        self.config = config
+        self.path = path
+        self.root = path.resolve().parent
+        self._document = document
+
+    def resolve(self, path: str | Path) -> Path:
+        """A path of the config as seen from here."""
+        return self.root / Path(path).expanduser()
+
+    def where(self, *keys: str | int) -> str:
+        """`file:line` of a key, for messages."""
+        return self._document.where(keys)
+
+
+def load_config(path: Path) -> LoadedConfig:
+    """Reads and checks a config file.
+
+    Raises:
+        ConfigError: not found, not YAML, an unknown key, a wrong type; names file, line and key.
+    """
+    document = yaml_lines.read(path, what="config", hint="`edgesmith init MODEL DATA` writes one.")
+    return LoadedConfig(document.check(Config), path, document)

@@ -1,0 +1,98 @@
+"""Every error a user can meet, and the exit code each one ends the program with.
+
+    EdgesmithError
+    |-- GateFailed             1    measured well, and the budget or baseline is broken
+    |-- InputError             2    the user's input
+    |   |-- ConfigError             a config or inventory file, or a command-line value
+    |   |-- ModelError              the model file
+    |   `-- DataError               samples, labels, calibration
+    |-- InfrastructureError    3    board, link, disk, runtime: the only class that is ever retried
+    |   |-- ConnectionLost          the link went away; the board may be fine
+    |   |-- DeadlineExceeded        a wait ran out
+    |   `-- BoardError              the board answered, and the answer was a refusal or a crash
+    |-- UnstableMeasurement    4    could not be judged
+    `-- InternalError         70    ours
+
+A message says what failed, where, and what to do next. `next_step` is printed on a line of its own.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_OK = 0
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class EdgesmithError(Exception):
+    """Base of all errors that reach a user.
+
+    Attributes:
+        what: what failed and where, one or two sentences.
+        next_step: what the reader can do about it; empty where there is nothing to do.
+    """
+
+    exit_code: ClassVar[int] = 70
+
+    def __init__(self, what: str, *, next_step: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.next_step}" if self.next_step else self.what
+
+
+class GateFailed(EdgesmithError):
+    """Measured well, and a budget or baseline is broken."""
+
+    exit_code = 1
+
+
+class InputError(EdgesmithError):
+    """The user's input cannot be worked with."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A config file, an inventory file, or a command-line value is wrong."""
+
+
+class ModelError(InputError):
+    """The model file cannot be read, or holds something that cannot be deployed."""
+
+
+class DataError(InputError):
+    """Samples, labels or calibration data do not fit."""
+
+
+class InfrastructureError(EdgesmithError):
+    """Board, link, disk or runtime. Never the model's fault."""
+
+    exit_code = 3
+
+
+class ConnectionLost(InfrastructureError):
+    """The link to a board could not be made, or went away."""
+
+
+class DeadlineExceeded(InfrastructureError):
+    """A wait ran out."""
+
+
+class BoardError(InfrastructureError):
+    """The board answered with a refusal, or the runtime on it crashed."""
+
+
+class UnstableMeasurement(EdgesmithError):
+    """The figures could not be judged: noisy, throttled, busy or too few."""
+
+    exit_code = 4
+
+
+class InternalError(EdgesmithError):
+    """A defect of edgesmith."""
+
+    exit_code = 70
