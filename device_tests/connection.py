@@ -65,9 +65,7 @@ class Connection(Protocol):
     def spawn(self, argv: Sequence[str], deadline: Deadline) -> Process:
         """Starts a program that stays."""
 
-    def put(
-        self, local: Path, remote: str, deadline: Deadline, sent: Callable[[int], None] | None = None
-    ) -> None:
+    def put(self, local: Path, remote: str, deadline: Deadline, sent: Callable[[int], None] | None = None) -> None:
         """Copies a file there: to `remote`.part first, renamed when whole. Makes the folders on the way.
 
         Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import types
+import inspect
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +76,7 @@ def _fields(section: type[BaseModel], loc: Keys) -> list[str]:
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+    if inspect.isclass(annotation):
         return annotation if issubclass(annotation, BaseModel) else None
     for inner in typing.get_args(annotation):
         if found := _section_in(inner):

@@ -1,0 +1,239 @@
+"""`result.json`, schema version 1: the one document every report is made from, and others read.
+
+A figure that could not be had is null with a sibling `<name>_reason`. Names are fixed: they only grow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgesmith.errors import InputError
+from edgesmith.files import write_text
+from edgesmith.types import Validity, Verdict
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+class Record(BaseModel):
+    """Base: frozen, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FindingRecord(Record):
+    """See `edgesmith.types.Finding`."""
+
+    severity: Literal["error", "warning", "info"]
+    code: str
+    text: str
+    next_step: str = ""
+
+
+class ArtifactRecord(Record):
+    """The compiled file; `path` is relative to the run folder."""
+
+    path: str
+    format: str
+    precision: str
+    sha256: str
+    size_bytes: int
+    gzip_bytes: int
+    sparsity: float = Field(description="Zeros / weights in the kernels, read back from the file.")
+    signature_inputs: tuple[str, ...] = ()
+    signature_outputs: tuple[str, ...] = ()
+    toolchain: dict[str, str] = {}
+
+
+class LatencyRecord(Record):
+    """Milliseconds for inputs in, invoke, outputs out. A percentile the sample count cannot support is null."""
+
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    n: int
+    p95_low: float | None = Field(default=None, description="95 % interval of p95, by order statistics.")
+    p95_high: float | None = None
+    p50_low: float | None = None
+    p50_high: float | None = None
+    mean: float | None = None
+    p99_reason: str | None = None
+    p95_reason: str | None = None
+    p90_reason: str | None = None
+    samples_path: str | None = Field(default=None, description="Raw nanoseconds, .npy, relative to the run folder.")
+
+
+class AccuracyRecord(Record):
+    """The task metric from the board's own outputs, with its 95 % interval."""
+
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+class EnvironmentRecord(Record):
+    """The board's state at one moment."""
+
+    taken_at: str
+    load_1m: float | None
+    governor: str | None
+    clock_khz: int | None
+    temperature_c: float | None
+    throttled: str | None
+    memory_available_bytes: int | None
+
+
+class BoardRecord(Record):
+    """What the agent found on the board."""
+
+    machine: str
+    system: str
+    kernel: str
+    python: str
+    numpy: str | None
+    model: str | None
+    cpu: str | None
+    cores: int
+    memory_bytes: int | None
+    runtimes: dict[str, str]
+    emulated: bool
+    agent_sha256: str
+
+
+class DeviceResult(Record):
+    """One artifact on one device."""
+
+    device: str
+    emulated: bool | None = Field(description="Null where the board was never reached.")
+    target: str
+    variant: Literal["float", "compressed"]
+    artifact: ArtifactRecord | None
+    artifact_reason: str | None = None
+    latency_ms: LatencyRecord | None
+    latency_ms_reason: str | None = None
+    accuracy: AccuracyRecord | None
+    accuracy_reason: str | None = None
+    accuracy_drop_pp: float | None = Field(
+        default=None, description="Against the float artifact on the same board; percentage points, + is worse."
+    )
+    accuracy_drop_pp_reason: str | None = None
+    agreement: float | None = Field(description="Top-1 agreement with the original model, from the board's outputs.")
+    agreement_reason: str | None = None
+    speedup_p50: float | None = Field(default=None, description="float p50 / this p50, same board, same lease.")
+    peak_rss_bytes: int | None
+    peak_rss_bytes_reason: str | None = None
+    energy_mj: float | None
+    energy_mj_reason: str | None = None
+    validity: Validity
+    validity_reasons: tuple[str, ...] = ()
+    verdict: Verdict
+    findings: tuple[FindingRecord, ...] = ()
+    outputs_sha256: str | None = None
+    runner: str | None = None
+    threads: int | None = None
+    timer_overhead_ns: int | None = None
+    board: BoardRecord | None = None
+    environment_before: EnvironmentRecord | None = None
+    environment_after: EnvironmentRecord | None = None
+    measured_at: str | None = None
+    reused: bool = Field(default=False, description="Taken from an earlier, identical measurement, not measured now.")
+
+
+class StepRecord(Record):
+    """One step of the recipe: the report is an ablation. The first is the original model."""
+
+    name: str
+    params: dict[str, Any]
+    seconds: float
+    cached: bool
+    size_bytes: int | None
+    size_bytes_reason: str | None = None
+    gzip_bytes: int | None
+    gzip_bytes_reason: str | None = None
+    macs: int | None
+    macs_reason: str | None = None
+    parameters: int | None
+    nonzero_parameters: int | None = None
+    sparsity: float | None = None
+    accuracy: AccuracyRecord | None = Field(description="On the host, before compiling.")
+    accuracy_reason: str | None = None
+    agreement: float | None
+    agreement_reason: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class DataRecord(Record):
+    """One sample set."""
+
+    role: Literal["train", "calibration", "evaluation"]
+    source: str
+    n: int
+    sha256: str
+    synthetic: bool
+
+
+class Work(Record):
+    """What this run really did; an unchanged re-run shows zeros."""
+
+    trained_steps: int = 0
+    compiled_artifacts: int = 0
+    bytes_sent: int = 0
+    measurements: int = 0
+    reused: tuple[str, ...] = Field(default=(), description="What was taken from the cache.")
+
+
+class Result(Record):
+    """The whole document."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run_id: str
+    state: Literal["running", "finished", "interrupted", "failed"]
+    verdict: Verdict | None
+    verdict_reason: str | None = None
+    exit_code: int | None
+    started_at: str
+    finished_at: str | None = None
+    config_sha256: str
+    config_path: str
+    model: str = Field(description="Where the model came from.")
+    model_sha256: str | None = None
+    toolchain: dict[str, str]
+    recipe: tuple[dict[str, dict[str, Any]], ...] = ()
+    budget: dict[str, float | int | None] = {}
+    data: tuple[DataRecord, ...] = ()
+    results: tuple[DeviceResult, ...] = ()
+    steps: tuple[StepRecord, ...] = ()
+    findings: tuple[FindingRecord, ...] = ()
+    work: Work = Work()
+
+    def write(self, path: Path) -> None:
+        """Writes the document crash-safely."""
+        write_text(path, self.model_dump_json(indent=2) + "\n")
+
+
+def read_result(path: Path) -> Result:
+    """Reads a `result.json`.
+
+    Raises:
+        InputError: not there, or not of this schema.
+    """
+    try:
+        return Result.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such result.", next_step="`edgesmith run` writes one; RUN is its folder."
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: not a result of schema version {SCHEMA_VERSION}: {where}: {first['msg']}.") from None
+
+
+def result_schema() -> dict[str, Any]:
+    """The JSON schema of `result.json`, as published in docs/result.schema.json."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Result.model_json_schema(mode="serialization")}
