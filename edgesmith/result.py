@@ -103,6 +103,7 @@ class BoardRecord(Record):
     runtimes: dict[str, str]
     emulated: bool
     agent_sha256: str
+    runners: tuple[str, ...] = ()
 
 
 class DeviceResult(Record):
@@ -205,6 +206,7 @@ class Result(Record):
     toolchain: dict[str, str]
     recipe: tuple[dict[str, dict[str, Any]], ...] = ()
     budget: dict[str, float | int | None] = {}
+    measure: dict[str, float | int] = Field(default={}, description="The latency protocol as configured; see Measure.")
     data: tuple[DataRecord, ...] = ()
     results: tuple[DeviceResult, ...] = ()
     steps: tuple[StepRecord, ...] = ()

@@ -225,6 +225,7 @@ class BoardInfo:
 
     Attributes:
         runtimes: package -> version, of the runtimes that import there.
+        runners: keys of the agent's runners that have their runtime there, e.g. ("tflite", "onnxruntime").
         emulated: runs under an emulator: its latency is emulation time and is never judged.
     """
 
@@ -240,6 +241,7 @@ class BoardInfo:
     runtimes: Mapping[str, str]
     emulated: bool
     agent_sha256: str
+    runners: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,302 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgesmith import __version__
+from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgesmithError
+
+if TYPE_CHECKING:
+    from edgesmith.config import LoadedConfig
+    from edgesmith.pipeline import RunOptions
+    from edgesmith.result import Result
+
+app = typer.Typer(
+    name="edgesmith",
+    help="Makes a trained network smaller and faster for each of your boards, and proves it on the board itself.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(help="The config file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+RunsDir = Annotated[Path, typer.Option(help="Where run folders and the store of finished work are.")]
+Devices = Annotated[list[str] | None, typer.Option("--device", "-d", help="Instead of the config's devices; repeat.")]
+DevicesFile = Annotated[Path | None, typer.Option(help="A devices.yaml; default: beside the config, then the user's.")]
+Synthetic = Annotated[bool, typer.Option(help="Calibrate with random numbers: to try the tool chain, not to ship.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"edgesmith {__version__}")
+        raise typer.Exit
+    del context
+
+
+@app.command()
+def run(
+    config: ConfigPath = Path("edgesmith.yaml"),
+    runs_dir: RunsDir = Path("runs"),
+    device: Devices = None,
+    devices_file: DevicesFile = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on in the newest run, or in --run-id.")] = False,
+    run_id: Annotated[str, typer.Option(help="The run to resume.")] = "latest",
+    allow_synthetic: Synthetic = False,
+    remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure again even where nothing changed.")] = False,
+    redo: Annotated[list[str] | None, typer.Option(help="Do this step again, e.g. prune; repeat.")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """The whole way: compress, compile, push, measure, judge, report."""
+    from edgesmith.config import load_config
+    from edgesmith.pipeline import RunOptions
+
+    loaded = load_config(config)
+    options = RunOptions(
+        runs_dir=runs_dir,
+        resume=resume,
+        run_id=run_id,
+        devices=tuple(device or ()),
+        inventory=devices_file,
+        allow_synthetic=allow_synthetic,
+        redo=tuple(redo or ()),
+        remeasure=remeasure,
+    )
+    _run_and_print(loaded, options, quiet=quiet, as_json=as_json)
+
+
+@app.command()
+def demo(
+    runs_dir: RunsDir = Path("runs"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """The main job on the bundled Fashion-MNIST example, on this machine: no board needed."""
+    from edgesmith.config import load_config
+    from edgesmith.demo import example_config
+    from edgesmith.pipeline import RunOptions
+
+    _run_and_print(load_config(example_config()), RunOptions(runs_dir=runs_dir), quiet=quiet, as_json=as_json)
+
+
+@app.command()
+def plan(
+    config: ConfigPath = Path("edgesmith.yaml"),
+    runs_dir: RunsDir = Path("runs"),
+    device: Devices = None,
+    devices_file: DevicesFile = None,
+    as_json: Json = False,
+) -> None:
+    """What `run` would do, and what of it is kept already; does nothing."""
+    from edgesmith.config import load_config
+    from edgesmith.pipeline.plan import make_plan
+
+    steps = make_plan(load_config(config), runs_dir, devices=tuple(device or ()), inventory=devices_file)
+    if as_json:
+        _print_json([step.as_dict() for step in steps])
+        return
+    for number, step in enumerate(steps, start=1):
+        typer.echo(f"{number:3}. {step.label:34} {step.state:10} {step.detail}".rstrip())
+
+
+@app.command()
+def init(
+    model: Annotated[Path, typer.Argument(help="The trained model.")],
+    data: Annotated[Path, typer.Argument(help="An .npz, or a folder with train/ and test/ (or classes) in it.")],
+    out: Annotated[Path, typer.Option(help="The config to write.")] = Path("edgesmith.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Writes a config for a model and its data."""
+    from edgesmith.starter import write_starter
+
+    for line in write_starter(model, data, out, force=force):
+        typer.echo(line)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What works on this machine, and what to install for the rest."""
+    from edgesmith.doctor import examine
+
+    rows = examine()
+    if as_json:
+        _print_json([row.as_dict() for row in rows])
+        return
+    for row in rows:
+        typer.echo(f"{'ok' if row.ok else '--':3} {row.name:26} {row.text}")
+        if row.fix:
+            typer.echo(f"    {'':26} {row.fix}")
+
+
+@app.command()
+def targets(as_json: Json = False) -> None:
+    """The runtimes edgesmith compiles for, with their state here."""
+    from edgesmith.doctor import target_rows
+
+    rows = target_rows()
+    if as_json:
+        _print_json([row.as_dict() for row in rows])
+        return
+    for row in rows:
+        typer.echo(f"{row.name:14} {'available' if row.ok else 'unavailable':12} {row.text}")
+        if row.fix:
+            typer.echo(f"{'':14} {'':12} {row.fix}")
+
+
+@app.command()
+def techniques(as_json: Json = False) -> None:
+    """What a recipe can be made of."""
+    import optimizer.techniques as known
+
+    rows = [{"name": name, "summary": known.get(name).SUMMARY} for name in known.names()]
+    if as_json:
+        _print_json([{**row, "parameters": known.get(row["name"]).Params.model_json_schema()} for row in rows])
+        return
+    for row in rows:
+        typer.echo(f"{row['name']:14} {row['summary']}")
+        for name, field in known.get(row["name"]).Params.model_fields.items():
+            typer.echo(f"{'':14}   {name}: {field.description or ''} (default {field.get_default()!r})")
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(help="A run folder, or runs/latest.")] = Path("runs/latest"),
+    as_json: Json = False,
+) -> None:
+    """Shows a finished run again and writes its reports anew; ends with the run's own exit code."""
+    from edgesmith.report import write_reports
+    from edgesmith.result import read_result
+
+    result = read_result(run_folder / "result.json")
+    write_reports(result, run_folder)
+    _print_result(result, run_folder, as_json=as_json)
+
+
+@app.command()
+def measure(
+    artifact: Annotated[Path, typer.Argument(help="A .tflite or .onnx file.")],
+    data: Annotated[Path, typer.Option(help="Real samples: an .npz with x (and y), or an image folder.")],
+    device: Devices = None,
+    devices_file: DevicesFile = None,
+    runs_dir: RunsDir = Path("runs"),
+    metric: Annotated[str, typer.Option(help="What accuracy means.")] = "top1",
+    samples: Annotated[int | None, typer.Option(help="Take only this many, spread over the classes.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measures one compiled model on devices: latency and, where there are labels, accuracy."""
+    from edgesmith.console import ConsoleProgress
+    from edgesmith.measure_one import measure_artifact
+
+    rows = measure_artifact(
+        artifact,
+        data,
+        devices=tuple(device or ("local",)),
+        inventory=devices_file,
+        runs_dir=runs_dir,
+        metric=metric,
+        samples=samples,
+        threads=threads,
+        progress=ConsoleProgress(quiet=quiet or as_json),
+    )
+    if as_json:
+        _print_json([row.as_dict() for row in rows])
+        return
+    for row in rows:
+        typer.echo(row.text)
+
+
+def _run_and_print(loaded: LoadedConfig, options: RunOptions, *, quiet: bool, as_json: bool) -> None:
+    from edgesmith import pipeline
+    from edgesmith.console import ConsoleProgress
+
+    result, folder = pipeline.run(loaded, options, ConsoleProgress(quiet=quiet or as_json))
+    _print_result(result, folder, as_json=as_json)
+
+
+def _print_result(result: Result, folder: Path, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(result.model_dump_json(indent=2))
+    else:
+        from edgesmith.console import print_result
+
+        print_result(result, folder)
+    raise typer.Exit(result.exit_code or 0)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
+
+
+def _on_sigterm(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    from edgesmith.pipeline import Terminated
+
+    raise Terminated
+
+
+def main() -> None:
+    """The console script: every error becomes a message and its exit code; no traceback reaches a user."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        code = app(standalone_mode=False)
+    except EdgesmithError as error:
+        _complain(f"{type(error).__name__}: {error}")
+        code = error.exit_code
+    except KeyboardInterrupt:
+        _complain("Interrupted. What was done is kept: `edgesmith run --resume` goes on.")
+        code = EXIT_INTERRUPTED
+    except typer.Abort:
+        code = EXIT_INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last door: what comes here is told as a defect
+        code = _usage_or_defect(error)
+    except BaseException as error:
+        if type(error).__name__ != "Terminated":
+            raise
+        _complain("Terminated. What was done is kept: `edgesmith run --resume` goes on.")
+        code = EXIT_TERMINATED
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_or_defect(error: Exception) -> int:
+    """A wrong call is told by click itself and is the user's (2); anything else is ours (70)."""
+    show = getattr(error, "show", None)
+    if callable(show):
+        show()
+        return 2
+    from edgesmith.errors import InternalError
+
+    if os.environ.get("EDGESMITH_DEBUG"):
+        raise error
+    _complain(
+        f"InternalError: a defect of edgesmith: {type(error).__name__}: {error}\n"
+        "Please report it. EDGESMITH_DEBUG=1 shows where it happened."
+    )
+    return InternalError.exit_code
+
+
+def _complain(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+if __name__ == "__main__":
+    main()

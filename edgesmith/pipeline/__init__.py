@@ -1,0 +1,8 @@
+"""The stages in order, the run folder, resume; nothing else."""
+
+from __future__ import annotations
+
+from edgesmith.pipeline.options import RunOptions
+from edgesmith.pipeline.run import Terminated, run
+
+__all__ = ["RunOptions", "Terminated", "run"]

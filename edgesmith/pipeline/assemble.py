@@ -1,0 +1,260 @@
+"""judge: outcomes -> the records of `result.json`. Measures nothing, decides nothing that `judge` does not decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from device_tests.accuracy import accuracy_drop_pp, agreement, dequantize, evaluate
+from device_tests.judge import JudgedFigures, judge
+from device_tests.latency import summarise
+from edgesmith.errors import EXIT_OK, GateFailed, InfrastructureError, UnstableMeasurement
+from edgesmith.pipeline.boards import BoardOutcome
+from edgesmith.pipeline.build import Built, Variant
+from edgesmith.pipeline.host import Outputs
+from edgesmith.pipeline.prepare import Prepared
+from edgesmith.pipeline.run_folder import RunFolder
+from edgesmith.result import (
+    AccuracyRecord,
+    ArtifactRecord,
+    BoardRecord,
+    DeviceResult,
+    EnvironmentRecord,
+    FindingRecord,
+    LatencyRecord,
+)
+from edgesmith.types import Accuracy, BoardInfo, Device, Environment, Finding, Judgement, Measurement, Validity, Verdict
+
+_NO_ENERGY = "no power sensor is read yet on this kind of board"
+
+
+def finding_record(finding: Finding) -> FindingRecord:
+    """A finding as it stands in the document."""
+    return FindingRecord(**asdict(finding))
+
+
+def accuracy_record(accuracy: Accuracy) -> AccuracyRecord:
+    """An accuracy as it stands in the document."""
+    return AccuracyRecord(
+        metric=accuracy.metric, value=accuracy.value, low=accuracy.low, high=accuracy.high, n=accuracy.n
+    )
+
+
+def artifact_record(built: Built, folder: RunFolder) -> ArtifactRecord:
+    """An artifact as it stands in the document; its file is put into the run folder."""
+    artifact = built.artifact
+    relative = folder.keep(artifact.path, f"artifacts/{artifact.target}/{artifact.path.name}")
+    return ArtifactRecord(
+        path=relative,
+        format=artifact.format,
+        precision=artifact.precision,
+        sha256=artifact.sha256,
+        size_bytes=artifact.size_bytes,
+        gzip_bytes=artifact.gzip_bytes,
+        sparsity=artifact.sparsity,
+        signature_inputs=tuple(str(spec) for spec in artifact.signature.inputs),
+        signature_outputs=tuple(str(spec) for spec in artifact.signature.outputs),
+        toolchain=dict(artifact.toolchain),
+    )
+
+
+class _Figures:
+    """What one measurement is worth, before judging."""
+
+    def __init__(self, measured: Measurement, built: Built, prepared: Prepared, reference: Outputs) -> None:
+        outputs = dequantize(measured.outputs, measured.output_quantization)
+        self.measured = measured
+        self.outputs = outputs
+        self.latency: LatencyRecord = summarise(measured.samples_ns)
+        self.accuracy = evaluate(
+            prepared.loaded.config.task.metric,
+            outputs,
+            prepared.evaluation.y,
+            reference_outputs=reference,
+            root=prepared.loaded.root,
+        )
+        self.agreement = agreement(outputs, reference)
+        self.judged = JudgedFigures(
+            latency=self.latency,
+            accuracy=self.accuracy,
+            agreement=self.agreement,
+            size_bytes=built.artifact.size_bytes,
+            peak_rss_bytes=measured.peak_rss_bytes,
+            validity=measured.validity,
+            validity_reasons=measured.validity_reasons,
+            emulated=measured.board.emulated,
+        )
+
+
+def device_results(
+    outcome: BoardOutcome, prepared: Prepared, reference: Outputs, folder: RunFolder
+) -> tuple[DeviceResult, ...]:
+    """One record per artifact of a device.
+
+    Args:
+        reference: outputs of the original model on this machine, for the agreement.
+    """
+    figures = {
+        (built.wanted.target, built.wanted.variant): _Figures(measured, built, prepared, reference)
+        for built, measured in zip(outcome.built, outcome.outcomes, strict=True)
+        if isinstance(measured, Measurement)
+    }
+    records = []
+    for built, measured in zip(outcome.built, outcome.outcomes, strict=True):
+        if isinstance(measured, InfrastructureError):
+            artifact = artifact_record(built, folder)
+            records.append(failed(outcome.device, built.wanted.target, built.wanted.variant, measured, artifact))
+            continue
+        mine = figures[built.wanted.target, built.wanted.variant]
+        baseline = figures.get((built.wanted.target, "float"))
+        records.append(_measured(outcome, built, mine, baseline, prepared, folder))
+    return tuple(records)
+
+
+def _measured(
+    outcome: BoardOutcome,
+    built: Built,
+    mine: _Figures,
+    baseline: _Figures | None,
+    prepared: Prepared,
+    folder: RunFolder,
+) -> DeviceResult:
+    measured = mine.measured
+    judgement = _judge(built, mine, baseline, prepared)
+    is_reference = mine is baseline
+    drop, drop_reason = None, None
+    if is_reference:
+        drop_reason = "this is the float artifact the others are compared with"
+    elif baseline is None:
+        drop_reason = "the float artifact could not be measured on this board"
+    else:
+        drop = accuracy_drop_pp(baseline.accuracy, mine.accuracy)
+    speedup = None
+    if baseline is not None and not is_reference and baseline.latency.p50 and mine.latency.p50:
+        speedup = baseline.latency.p50 / mine.latency.p50
+    samples = f"samples/{outcome.device.name}-{built.wanted.target}-{built.wanted.variant}.npy"
+    _save(folder, samples, measured.samples_ns)
+    return DeviceResult(
+        device=outcome.device.name,
+        emulated=measured.board.emulated,
+        target=built.wanted.target,
+        variant=built.wanted.variant,
+        artifact=artifact_record(built, folder),
+        latency_ms=mine.latency.model_copy(update={"samples_path": samples}),
+        accuracy=accuracy_record(mine.accuracy),
+        accuracy_drop_pp=drop,
+        accuracy_drop_pp_reason=drop_reason,
+        agreement=mine.agreement,
+        agreement_reason=None if mine.agreement is not None else "the outputs are no class scores",
+        speedup_p50=speedup,
+        peak_rss_bytes=measured.peak_rss_bytes,
+        peak_rss_bytes_reason=measured.peak_rss_reason,
+        energy_mj=None,
+        energy_mj_reason=_NO_ENERGY,
+        validity=measured.validity,
+        validity_reasons=measured.validity_reasons,
+        verdict=judgement.verdict,
+        findings=tuple(finding_record(finding) for finding in judgement.findings),
+        outputs_sha256=measured.outputs_sha256,
+        runner=measured.runner,
+        threads=measured.protocol.threads,
+        timer_overhead_ns=measured.timer_overhead_ns,
+        board=_board(measured.board),
+        environment_before=_environment(measured.environment_before),
+        environment_after=_environment(measured.environment_after),
+        measured_at=measured.taken_at,
+        reused=outcome.reused,
+    )
+
+
+def _judge(built: Built, mine: _Figures, baseline: _Figures | None, prepared: Prepared) -> Judgement:
+    if built.wanted.variant == "float" and prepared.recipe.steps:
+        text = "the float model: what the compressed one is compared with; the budget is not applied to it"
+        return Judgement(verdict=Verdict.PASS, findings=(Finding(severity="info", code="reference", text=text),))
+    return judge(
+        prepared.loaded.config.budget, compressed=mine.judged, baseline=None if baseline is None else baseline.judged
+    )
+
+
+def failed(
+    device: Device, target: str, variant: Variant, error: InfrastructureError, artifact: ArtifactRecord | None = None
+) -> DeviceResult:
+    """The record of an artifact that could not be measured: no figures, and why."""
+    why = error.what.splitlines()[0]
+    return DeviceResult(
+        device=device.name,
+        emulated=None,
+        target=target,
+        variant=variant,
+        artifact=artifact,
+        artifact_reason=None if artifact else f"nothing was compiled for this device: {why}",
+        latency_ms=None,
+        latency_ms_reason=why,
+        accuracy=None,
+        accuracy_reason=why,
+        accuracy_drop_pp_reason=why,
+        agreement=None,
+        agreement_reason=why,
+        peak_rss_bytes=None,
+        peak_rss_bytes_reason=why,
+        energy_mj=None,
+        energy_mj_reason=why,
+        validity=Validity.UNKNOWN,
+        validity_reasons=(why,),
+        verdict=Verdict.ERROR,
+        findings=(
+            FindingRecord(severity="error", code=type(error).__name__, text=error.what, next_step=error.next_step),
+        ),
+    )
+
+
+def fastest_passing(results: Sequence[DeviceResult]) -> tuple[FindingRecord, ...]:
+    """For each device, the fastest artifact that passed: what the user came for."""
+    findings = []
+    for device in dict.fromkeys(result.device for result in results):
+        passing = [r for r in results if r.device == device and r.verdict is Verdict.PASS and _p50(r) is not None]
+        judged = [r for r in passing if r.variant == "compressed"]
+        if not passing:
+            continue
+        best = min(judged or passing, key=lambda r: _p50(r) or 0.0)
+        faster = f", {best.speedup_p50:.2f}x the float model" if best.speedup_p50 else ""
+        accuracy = f", {best.accuracy.metric} {best.accuracy.value:.4g}" if best.accuracy else ""
+        path = f" ({best.artifact.path})" if best.artifact else ""
+        text = f"{device}: fastest that passes is {best.target} {best.variant}{path}: "
+        text += f"p50 {_p50(best):.3f} ms{faster}{accuracy}"
+        findings.append(FindingRecord(severity="info", code="best", text=text))
+    return tuple(findings)
+
+
+def overall(results: Sequence[DeviceResult]) -> tuple[Verdict, int, str]:
+    """Verdict, exit code and reason of the run: a broken budget first, then infrastructure, then the undecided."""
+    for verdict, exit_code in (
+        (Verdict.FAIL, GateFailed.exit_code),
+        (Verdict.ERROR, InfrastructureError.exit_code),
+        (Verdict.INCONCLUSIVE, UnstableMeasurement.exit_code),
+    ):
+        hit = [f"{r.device} {r.target} {r.variant}" for r in results if r.verdict is verdict]
+        if hit:
+            return verdict, exit_code, f"{len(hit)} of {len(results)}: {', '.join(hit)}"
+    return Verdict.PASS, EXIT_OK, f"all {len(results)} measured artifacts pass"
+
+
+def _p50(result: DeviceResult) -> float | None:
+    return None if result.latency_ms is None else result.latency_ms.p50
+
+
+def _save(folder: RunFolder, relative: str, array: NDArray[np.int64]) -> None:
+    place = folder.path / relative
+    place.parent.mkdir(parents=True, exist_ok=True)
+    np.save(place, array)
+
+
+def _board(info: BoardInfo) -> BoardRecord:
+    return BoardRecord(**asdict(info))
+
+
+def _environment(environment: Environment) -> EnvironmentRecord:
+    return EnvironmentRecord(**asdict(environment))

@@ -1,0 +1,193 @@
+"""deploy and measure: every artifact of a device in one lease, taken in turns, kept under the hash of what it was.
+
+A measurement is reused only where nothing at all changed: artifacts, samples, protocol, board address, agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from device_tests.agent_client import agent_sha256
+from device_tests.session import BoardSession
+from edgesmith.errors import InfrastructureError
+from edgesmith.pipeline.build import Built
+from edgesmith.pipeline.prepare import Prepared
+from edgesmith.pipeline.store import Store
+from edgesmith.progress import Progress
+from edgesmith.types import BoardInfo, Device, Environment, Measurement, MeasureProtocol, Validity
+
+_INFO = TypeAdapter(BoardInfo)
+_ENVIRONMENT = TypeAdapter(Environment)
+
+Outcome = Measurement | InfrastructureError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoardOutcome:
+    """What one device gave.
+
+    Attributes:
+        outcomes: one per artifact, in their order: a measurement, or why there is none.
+        reused: nothing was measured now: an identical measurement was there.
+    """
+
+    device: Device
+    info: BoardInfo | None
+    built: tuple[Built, ...]
+    outcomes: tuple[Outcome, ...]
+    reused: bool = False
+    bytes_sent: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+
+def board_key(device: Device) -> dict[str, object]:
+    """What makes a device the same device: its address and the place on it."""
+    return {
+        "name": device.name,
+        "transport": device.transport,
+        "host": device.host,
+        "port": device.port,
+        "user": device.user,
+        "host_key": device.host_key,
+        "python": device.python,
+        "agent": agent_sha256(),
+    }
+
+
+def remembered_info(device: Device, store: Store) -> BoardInfo | None:
+    """What the board said of itself the last time it was reached."""
+    entry = store.find("board", store.key("board", board_key(device)))
+    return _INFO.validate_python(entry.record) if entry else None
+
+
+def remember_info(device: Device, info: BoardInfo, store: Store) -> None:
+    """Keeps what the board said of itself."""
+    with store.making("board", store.key("board", board_key(device))) as draft:
+        draft.record.update(_INFO.dump_python(info, mode="json"))
+
+
+def measurement_key(device: Device, built: Sequence[Built], prepared: Prepared, store: Store) -> str:
+    """Hash of everything a device's measurements depend on."""
+    return store.key(
+        "measurement",
+        {
+            "device": board_key(device),
+            "artifacts": [item.artifact.sha256 for item in built],
+            "samples": prepared.evaluation.sha256,
+            "protocol": asdict(prepared.loaded.config.measure.protocol()),
+        },
+    )
+
+
+def find_measured(device: Device, built: tuple[Built, ...], prepared: Prepared, store: Store) -> BoardOutcome | None:
+    """The identical earlier measurement of a device, or None."""
+    key = measurement_key(device, built, prepared, store)
+    entry = store.find("measurement", key, label=f"measure-{device.name}")
+    if entry is None:
+        return None
+    outcomes = tuple(
+        _read(entry.folder / str(index), record) for index, record in enumerate(entry.record["measurements"])
+    )
+    return BoardOutcome(device=device, info=outcomes[0].board, built=built, outcomes=outcomes, reused=True)
+
+
+def measure_board(
+    session: BoardSession, built: tuple[Built, ...], prepared: Prepared, store: Store, progress: Progress
+) -> BoardOutcome:
+    """Pushes what the board lacks and measures all artifacts in turns.
+
+    Returns:
+        One outcome per artifact: a crash of one loses no other.
+    """
+    device = session.device
+    before = session.bytes_sent
+    for item in built:
+        session.push(item.artifact.path, item.artifact.sha256)
+    protocol = prepared.loaded.config.measure.protocol()
+    outcomes = tuple(session.measure([item.artifact for item in built], prepared.evaluation.x, protocol))
+    if all(isinstance(outcome, Measurement) and outcome.validity is Validity.VALID for outcome in outcomes):
+        _keep(device, built, [o for o in outcomes if isinstance(o, Measurement)], prepared, store)
+    else:
+        progress.note(f"{device.name}: not every measurement is valid: it will be taken again in the next run")
+    return BoardOutcome(
+        device=device, info=session.info, built=built, outcomes=outcomes, bytes_sent=session.bytes_sent - before
+    )
+
+
+def unreachable(device: Device, built: tuple[Built, ...], error: InfrastructureError) -> BoardOutcome:
+    """The outcome of a board that could not be worked with at all."""
+    return BoardOutcome(device=device, info=None, built=built, outcomes=tuple(error for _ in built))
+
+
+_ARRAYS = ("samples_ns", "warmup_ns", "windows")
+
+
+def _keep(
+    device: Device, built: tuple[Built, ...], measured: Sequence[Measurement], prepared: Prepared, store: Store
+) -> None:
+    key = measurement_key(device, built, prepared, store)
+    with store.making("measurement", key) as draft:
+        draft.record["measurements"] = [
+            _write(draft.folder / str(index), measurement) for index, measurement in enumerate(measured)
+        ]
+
+
+def _write(folder: Path, measurement: Measurement) -> dict[str, Any]:
+    folder.mkdir()
+    for name in _ARRAYS:
+        np.save(folder / f"{name}.npy", getattr(measurement, name))
+    for index, array in enumerate(measurement.outputs):
+        np.save(folder / f"output-{index}.npy", array)
+    return {
+        "device": measurement.device,
+        "artifact_sha256": measurement.artifact_sha256,
+        "outputs": len(measurement.outputs),
+        "outputs_sha256": measurement.outputs_sha256,
+        "output_quantization": measurement.output_quantization,
+        "peak_rss_bytes": measurement.peak_rss_bytes,
+        "peak_rss_reason": measurement.peak_rss_reason,
+        "warmup_flat": measurement.warmup_flat,
+        "timer_overhead_ns": measurement.timer_overhead_ns,
+        "validity": measurement.validity.value,
+        "validity_reasons": measurement.validity_reasons,
+        "environment_before": asdict(measurement.environment_before),
+        "environment_after": asdict(measurement.environment_after),
+        "board": _INFO.dump_python(measurement.board, mode="json"),
+        "runner": measurement.runner,
+        "protocol": asdict(measurement.protocol),
+        "taken_at": measurement.taken_at,
+    }
+
+
+def _read(folder: Path, record: dict[str, Any]) -> Measurement:
+    arrays = {name: np.load(folder / f"{name}.npy") for name in _ARRAYS}
+    outputs = tuple(np.load(folder / f"output-{index}.npy") for index in range(record["outputs"]))
+    quantization = tuple(
+        None if item is None else (float(item[0]), int(item[1])) for item in record["output_quantization"]
+    )
+    return Measurement(
+        device=record["device"],
+        artifact_sha256=record["artifact_sha256"],
+        outputs=outputs,
+        outputs_sha256=record["outputs_sha256"],
+        output_quantization=quantization,
+        peak_rss_bytes=record["peak_rss_bytes"],
+        peak_rss_reason=record["peak_rss_reason"],
+        warmup_flat=record["warmup_flat"],
+        timer_overhead_ns=record["timer_overhead_ns"],
+        validity=Validity(record["validity"]),
+        validity_reasons=tuple(record["validity_reasons"]),
+        environment_before=_ENVIRONMENT.validate_python(record["environment_before"]),
+        environment_after=_ENVIRONMENT.validate_python(record["environment_after"]),
+        board=_INFO.validate_python(record["board"]),
+        runner=record["runner"],
+        protocol=MeasureProtocol(**record["protocol"]),
+        taken_at=record["taken_at"],
+        **arrays,
+    )

@@ -1,0 +1,196 @@
+"""compile: each model for each target, loaded again in a fresh process and compared with where it came from."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+import targets
+from device_tests.accuracy import dequantize
+from device_tests.session import BoardSession
+from edgesmith.config import Verify
+from edgesmith.errors import InfrastructureError, ModelError
+from edgesmith.files import sha256_bytes, sha256_file
+from edgesmith.pipeline.host import host_outputs
+from edgesmith.pipeline.prepare import Prepared
+from edgesmith.pipeline.workspace import Workspace
+from edgesmith.toolchain import versions
+from edgesmith.types import Artifact, Comparison, Model, SampleSet, Scheme
+from optimizer.compare import compare
+from targets.base import CompileRequest, default_bounds
+from targets.divergence import first_diverging_tensor
+
+_ARTIFACT = TypeAdapter(Artifact)
+
+Variant = Literal["float", "compressed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """An artifact to be made.
+
+    Attributes:
+        isa: machine of the board it is for, e.g. "aarch64": the Q/DQ types depend on it.
+    """
+
+    target: str
+    variant: Variant
+    model: Model
+    scheme: Scheme
+    per_channel: bool
+    isa: str
+
+    @property
+    def label(self) -> str:
+        """Name of its step folder."""
+        return f"compile-{self.target}-{self.variant}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """An artifact with its proof: how close its outputs in a fresh process are to its model's."""
+
+    wanted: Wanted
+    artifact: Artifact
+    comparison: Comparison
+    cached: bool
+    seconds: float
+
+
+def build(wanted: Wanted, prepared: Prepared, work: Workspace, session: BoardSession) -> Built:
+    """Compiles and verifies one artifact, or takes both from the store.
+
+    Args:
+        session: this machine's agent: verifying loads the artifact in its fresh process.
+
+    Raises:
+        ModelError: it does not compile, or its outputs are too far from the model's; names the first tensor.
+    """
+    calibration = prepared.calibration if wanted.scheme.needs_calibration else None
+    store = work.store
+    key = store.key("artifact", artifact_inputs(wanted, calibration))
+    step = work.replay.step(wanted.label, [f"model sha256 {wanted.model.sha256}", f"artifact key {key}"])
+    entry = store.find("artifact", key, label=wanted.label)
+    started = time.monotonic()
+    if entry is not None:
+        stored = _ARTIFACT.validate_python(entry.record["artifact"])
+        artifact = replace(stored, path=entry.folder / stored.path.name)
+        if sha256_file(artifact.path) == artifact.sha256:
+            comparison = _verify(wanted, artifact, prepared, work, session)
+            return Built(wanted=wanted, artifact=artifact, comparison=comparison, cached=True, seconds=0.0)
+    with store.making("artifact", key) as draft, work.progress.task(f"compile {wanted.target} {wanted.variant}"):
+        request = CompileRequest(
+            scheme=wanted.scheme,
+            per_channel=wanted.per_channel,
+            calibration=calibration,
+            out_dir=draft.folder,
+            name=f"{wanted.variant}-{wanted.scheme.precision}",
+            board_isa=wanted.isa,
+        )
+        made = targets.get(wanted.target).compile(wanted.model, request, work.progress)
+        draft.record["artifact"] = _ARTIFACT.dump_python(made, mode="json")
+    artifact = replace(made, path=store.path("artifact", key) / made.path.name)
+    comparison = _verify(wanted, artifact, prepared, work, session)
+    seconds = time.monotonic() - started
+    (step / "artifact.sha256").write_text(f"{artifact.sha256}  {artifact.path.name}\n", encoding="utf-8")
+    return Built(wanted=wanted, artifact=artifact, comparison=comparison, cached=False, seconds=seconds)
+
+
+def artifact_inputs(wanted: Wanted, calibration: SampleSet | None) -> dict[str, object]:
+    """Everything an artifact depends on."""
+    return {
+        "target": wanted.target,
+        "model": wanted.model.sha256,
+        "scheme": wanted.scheme.value,
+        "per_channel": wanted.per_channel,
+        "isa": wanted.isa,
+        "calibration": calibration.sha256 if calibration and wanted.scheme.needs_calibration else None,
+        "toolchain": versions(),
+    }
+
+
+def _verify(
+    wanted: Wanted, artifact: Artifact, prepared: Prepared, work: Workspace, session: BoardSession
+) -> Comparison:
+    store = work.store
+    settings = prepared.loaded.config.verify
+    samples = _head(prepared.evaluation, settings.samples)
+    key = store.key(
+        "verified", {"artifact": artifact.sha256, "samples": samples.sha256, "settings": settings.model_dump()}
+    )
+    if entry := store.find("verified", key, label=wanted.label):
+        return _comparison(entry.record)
+    reference = host_outputs(wanted.model, samples, work)
+    with work.progress.task(f"check {wanted.target} {wanted.variant} in a fresh process"):
+        outputs = _infer(session, artifact, samples.x)
+    comparison = compare(reference, outputs)
+    _check_bounds(wanted, artifact, comparison, settings, samples.x)
+    with store.making("verified", key) as draft:
+        draft.record.update(
+            asdict(comparison), sqnr_db=comparison.sqnr_db if math.isfinite(comparison.sqnr_db) else None
+        )
+    return comparison
+
+
+def _comparison(record: dict[str, Any]) -> Comparison:
+    """JSON has no infinity: an exact match is kept as null."""
+    return Comparison(**{**record, "sqnr_db": math.inf if record["sqnr_db"] is None else record["sqnr_db"]})
+
+
+def _infer(session: BoardSession, artifact: Artifact, x: NDArray[np.generic]) -> tuple[NDArray[np.float32], ...]:
+    try:
+        outputs, quantization = session.infer(artifact, x)
+    except InfrastructureError as error:
+        raise ModelError(
+            f"{artifact.path.name}: the compiled model does not run on this machine: {error.what}",
+            next_step=error.next_step,
+        ) from error
+    return dequantize(outputs, quantization)
+
+
+def _check_bounds(
+    wanted: Wanted, artifact: Artifact, found: Comparison, settings: Verify, x: NDArray[np.generic]
+) -> None:
+    bounds = default_bounds(artifact.precision)
+    min_sqnr_db = bounds.min_sqnr_db if settings.min_sqnr_db is None else settings.min_sqnr_db
+    min_cosine = bounds.min_cosine if settings.min_cosine is None else settings.min_cosine
+    if found.sqnr_db >= min_sqnr_db and found.cosine >= min_cosine:
+        return
+    divergence = first_diverging_tensor(targets.get(wanted.target), wanted.model, artifact, x[:4], min_sqnr_db)
+    where = str(divergence) if divergence else "no single tensor stands out: the gap builds up over the layers"
+    raise ModelError(
+        f"{artifact.path.name}: the compiled model answers differently from the model it was made from: SQNR "
+        f"{found.sqnr_db:.1f} dB (at least {min_sqnr_db:g}), cosine {found.cosine:.5f} (at least {min_cosine:g}) over "
+        f"{found.n} samples. First tensor that diverges: {where}.",
+        next_step="Look at that layer's range and the calibration samples. verify: {min_sqnr_db: ...} sets the bound.",
+    )
+
+
+def _head(samples: SampleSet, n: int) -> SampleSet:
+    """The first samples of a set, spread evenly over it, under a hash of their own."""
+    index = np.unique(np.linspace(0, len(samples) - 1, num=min(n, len(samples)), dtype=np.int64))
+    digest = sha256_bytes(f"{samples.sha256}:{index.tobytes().hex()}".encode())
+    labels = None if samples.y is None else samples.y[index]
+    return replace(samples, x=samples.x[index], y=labels, sha256=digest)
+
+
+def wanted_for(
+    target: str, isa: str, *, original: Model, compressed: Model, scheme: Scheme, per_channel: bool, has_recipe: bool
+) -> Sequence[Wanted]:
+    """The float variant and, where there is a recipe, the compressed one."""
+    float_variant = Wanted(
+        target=target, variant="float", model=original, scheme=Scheme.NONE, per_channel=True, isa=isa
+    )
+    if not has_recipe:
+        return (float_variant,)
+    return (
+        float_variant,
+        Wanted(target=target, variant="compressed", model=compressed, scheme=scheme, per_channel=per_channel, isa=isa),
+    )

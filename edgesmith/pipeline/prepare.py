@@ -1,0 +1,134 @@
+"""load: the model, the samples and the recipe, read and checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from calibration import checks
+from calibration.samples import load_samples, synthetic_samples
+from edgesmith.config import DataSource, LoadedConfig
+from edgesmith.errors import DataError, ModelError
+from edgesmith.pipeline.workspace import Workspace
+from edgesmith.types import Finding, Model, Recipe, SampleSet, Scheme, TensorSpec
+from optimizer import recipe as recipes
+from optimizer.load import load_model
+
+_SYNTHETIC_SAMPLES = 128
+
+Role = Literal["train", "calibration", "evaluation"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prepared:
+    """What every later stage works from.
+
+    Attributes:
+        n_classes: of a classifier; None where the output is no list of class scores.
+        findings: what the checks noticed without refusing.
+    """
+
+    loaded: LoadedConfig
+    model: Model
+    recipe: Recipe
+    evaluation: SampleSet
+    train: SampleSet | None
+    calibration: SampleSet | None
+    n_classes: int | None
+    findings: tuple[Finding, ...]
+
+
+def prepare(loaded: LoadedConfig, work: Workspace, *, allow_synthetic: bool = False) -> Prepared:
+    """Reads everything the config names and refuses what cannot work.
+
+    Raises:
+        ConfigError: the recipe is not legal.
+        ModelError: the model cannot be read, or does not go with the recipe or the data.
+        DataError: samples do not fit the model, overlap, or are missing.
+    """
+    config = loaded.config
+    recipe = recipes.parse_recipe(loaded)
+    with work.progress.task(f"load {config.model.name}"):
+        model = load_model(
+            loaded.resolve(config.model), workdir=work.store.root / "models", allow_lambda=config.allow_lambda
+        )
+    recipes.check_against_model(recipe, model)
+    spec = _single_input(model)
+    n_classes = _class_count(model) if config.task.metric in ("top1", "top5") else None
+
+    def load(source: DataSource, role: Role) -> SampleSet:
+        return load_samples(source, role=role, spec=spec, root=loaded.root, seed=config.seed, progress=work.progress)
+
+    evaluation = load(config.data.evaluation, "evaluation")
+    calibration = _calibration(loaded, recipe, spec, load, allow_synthetic=allow_synthetic)
+    train = load(config.data.train, "train") if config.data.train and recipes.needs_training(recipe) else None
+
+    findings: list[Finding] = []
+    for samples in (evaluation, calibration, train):
+        if samples is not None:
+            findings += checks.check_samples(samples, spec, n_classes=n_classes)
+    if evaluation.y is None and config.task.metric != "agreement":
+        raise DataError(
+            f"{evaluation.source}: the evaluation set has no labels, and the metric '{config.task.metric}' needs them.",
+            next_step="Add an array y, or set task: {metric: agreement} to compare with the original model instead.",
+        )
+    for other in (calibration, train):
+        if other is not None and not other.synthetic:
+            checks.check_overlap(other, evaluation)
+    return Prepared(
+        loaded=loaded,
+        model=model,
+        recipe=recipe,
+        evaluation=evaluation,
+        train=train,
+        calibration=calibration,
+        n_classes=n_classes,
+        findings=tuple(findings),
+    )
+
+
+def scheme_of(recipe: Recipe) -> Scheme:
+    """The scheme the compressed artifact is compiled with."""
+    return recipes.quant_request(recipe).scheme
+
+
+def _calibration(
+    loaded: LoadedConfig,
+    recipe: Recipe,
+    spec: TensorSpec,
+    load: Callable[[DataSource, Role], SampleSet],
+    *,
+    allow_synthetic: bool,
+) -> SampleSet | None:
+    source = loaded.config.data.calibration
+    if source is not None:
+        return load(source, "calibration")
+    if not scheme_of(recipe).needs_calibration:
+        return None
+    if allow_synthetic:
+        return synthetic_samples(spec, n=_SYNTHETIC_SAMPLES, seed=loaded.config.seed, role="calibration")
+    raise DataError(
+        f"{loaded.where('data')}: int8 needs calibration samples, and data.calibration is missing. Ranges observed on "
+        "random numbers give a model that is wrong on real ones.",
+        next_step="Give 100 to 500 real samples as data.calibration. To try the tool chain only: --allow-synthetic.",
+    )
+
+
+def _single_input(model: Model) -> TensorSpec:
+    inputs = model.signature.inputs
+    if len(inputs) != 1:
+        names = ", ".join(str(spec) for spec in inputs)
+        raise ModelError(
+            f"{model.origin}: the model takes {len(inputs)} inputs ({names}); samples are one array x so far.",
+            next_step="Use a model with one input, for instance by concatenating the inputs inside the model.",
+        )
+    return inputs[0]
+
+
+def _class_count(model: Model) -> int | None:
+    shape = model.signature.outputs[0].shape
+    last = shape[-1] if len(shape) == 2 else None
+    if not isinstance(last, int):
+        return None
+    return 2 if last == 1 else last

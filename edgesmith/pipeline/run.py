@@ -1,0 +1,107 @@
+"""The whole way, in order: load -> compress -> compile -> deploy -> measure -> judge -> report."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgesmith.config import LoadedConfig
+from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ConfigError, EdgesmithError, InternalError
+from edgesmith.files import sha256_bytes
+from edgesmith.pipeline import assemble, run_folder, stages
+from edgesmith.pipeline.host import host_outputs
+from edgesmith.pipeline.options import RunOptions
+from edgesmith.pipeline.prepare import prepare
+from edgesmith.pipeline.recorder import Recorder
+from edgesmith.pipeline.replay import Replay
+from edgesmith.pipeline.stages import Stage
+from edgesmith.pipeline.store import Store
+from edgesmith.pipeline.workspace import Workspace
+from edgesmith.progress import Progress
+from edgesmith.report import write_reports
+from edgesmith.result import Result
+
+
+class Terminated(BaseException):
+    """SIGTERM came: like Ctrl-C, with an exit code of its own."""
+
+
+def run(loaded: LoadedConfig, options: RunOptions, progress: Progress) -> tuple[Result, Path]:
+    """Does the whole way and writes `runs/<id>/`.
+
+    Returns:
+        The finished document and the run folder. A broken budget is a verdict in it, not an exception.
+
+    Raises:
+        EdgesmithError: the run could not come to a verdict; the run folder says so too.
+        KeyboardInterrupt, Terminated: what was done is kept; `--resume` goes on.
+    """
+    folder = _open_folder(loaded, options)
+    redo = frozenset((*options.redo, *(("measurement",) if options.remeasure else ())))
+    store = Store(options.runs_dir / ".cache", redo)
+    replay_options = [*(["--allow-synthetic"] if options.allow_synthetic else [])]
+    replay = Replay(folder, loaded.path, options.runs_dir, tuple(replay_options))
+    recorder = Recorder(loaded, folder)
+    stage = Stage(loaded, recorder, Workspace(store=store, replay=replay, progress=progress))
+    with _kept_readable(recorder, folder):
+        _whole_way(stage, options)
+    write_reports(recorder.result, folder.path)
+    return recorder.result, folder.path
+
+
+def _open_folder(loaded: LoadedConfig, options: RunOptions) -> run_folder.RunFolder:
+    if not options.resume:
+        return run_folder.create(options.runs_dir)
+    folder, before = run_folder.reopen(options.runs_dir, options.run_id)
+    if before.config_sha256 != sha256_bytes(loaded.path.read_bytes()):
+        raise ConfigError(
+            f"{loaded.path}: changed since run {folder.run_id} was started; going on would mix two configs.",
+            next_step="Start a new run without --resume: unchanged steps are taken from the store all the same.",
+        )
+    return folder
+
+
+@contextlib.contextmanager
+def _kept_readable(recorder: Recorder, folder: run_folder.RunFolder) -> Iterator[None]:
+    """Whatever ends the run, its folder says so and holds a report."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        recorder.stop("interrupted", EXIT_INTERRUPTED, "interrupted; `edgesmith run --resume` goes on")
+        write_reports(recorder.result, folder.path)
+        raise
+    except Terminated:
+        recorder.stop("interrupted", EXIT_TERMINATED, "terminated; `edgesmith run --resume` goes on")
+        write_reports(recorder.result, folder.path)
+        raise
+    except EdgesmithError as error:
+        recorder.fail(error)
+        write_reports(recorder.result, folder.path)
+        raise
+    except Exception as error:
+        folder.log(traceback.format_exc())
+        internal = InternalError(
+            f"a defect of edgesmith: {type(error).__name__}: {error}.",
+            next_step=f"Please report it with the folder {folder.path}; run.log in it has the details.",
+        )
+        recorder.fail(internal)
+        raise internal from error
+
+
+def _whole_way(stage: Stage, options: RunOptions) -> None:
+    recorder = stage.recorder
+    devices = stages.devices(stage.loaded, options.devices, options.inventory)
+    prepared = prepare(stage.loaded, stage.work, allow_synthetic=options.allow_synthetic)
+    stages.record_inputs(prepared, recorder)
+    stages.meet_boards(stage, devices, prepared)
+
+    reference = host_outputs(prepared.model, prepared.evaluation, stage.work)
+    stages.hint_at_wrong_range(stage, prepared, reference)
+    steps = stages.compress_steps(stage, prepared, reference)
+    built = stages.compile_all(stage, devices, prepared, steps)
+    for device in devices:
+        stages.measure_device(stage, device, built.get(device.name, ()), prepared, reference)
+    recorder.add_findings(assemble.fastest_passing(recorder.result.results))
+    recorder.finish(*assemble.overall(recorder.result.results))

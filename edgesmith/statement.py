@@ -1,0 +1,207 @@
+"""What a result says in words: the verdict, the work done, the findings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from edgesmith.figures import TIMES, byte_size, metric_value, one_line, percent, places
+from edgesmith.result import DeviceResult, FindingRecord, Result
+from edgesmith.types import Verdict
+
+NO_VERDICT = "NO VERDICT"
+_WORST_FIRST = (Verdict.FAIL, Verdict.ERROR, Verdict.INCONCLUSIVE, Verdict.PASS)
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The first thing a reader sees.
+
+    Attributes:
+        word: PASS, FAIL, INCONCLUSIVE, ERROR or NO VERDICT.
+        sentences: why, in order of weight.
+    """
+
+    word: str
+    sentences: tuple[str, ...]
+
+
+def headline(result: Result) -> Headline:
+    """The verdict with what decided it."""
+    word = NO_VERDICT if result.verdict is None else str(result.verdict.value)
+    sentences = []
+    if result.state != "finished":
+        sentences.append(_STATE[result.state])
+    if result.results:
+        sentences.append(_tally(result))
+    elif result.state == "finished":
+        sentences.append("Nothing was measured.")
+    if result.verdict_reason:
+        sentences.append(one_line(result.verdict_reason))
+    return Headline(word, tuple(sentences))
+
+
+_STATE = {
+    "running": "The run has not finished: these are the figures so far.",
+    "interrupted": "The run was interrupted; what was done is kept, and `edgesmith run --resume` finishes it.",
+    "failed": "The run stopped before its end.",
+}
+
+
+def judged(result: Result) -> tuple[DeviceResult, ...]:
+    """The rows that a verdict is about: the compressed artifacts, or all where there is none."""
+    compressed = tuple(r for r in result.results if r.variant == "compressed")
+    return compressed or result.results
+
+
+def _tally(result: Result) -> str:
+    rows = judged(result)
+    tally = Counter(r.verdict for r in rows)
+    noun = "compressed artifact" if rows[0].variant == "compressed" else "artifact"
+    where = len({r.device for r in rows})
+    total = f"{len(rows)} {noun}{'' if len(rows) == 1 else 's'} on {where} device{'' if where == 1 else 's'}"
+    has_budget = any(limit is not None for limit in result.budget.values())
+    did = {
+        Verdict.PASS: "met the budget"
+        if has_budget
+        else "was measured"
+        if tally[Verdict.PASS] == 1
+        else "were measured",
+        Verdict.FAIL: "broke the budget",
+        Verdict.INCONCLUSIVE: "could not be judged",
+        Verdict.ERROR: "could not be measured",
+    }
+    parts = []
+    for verdict in _WORST_FIRST:
+        if tally[verdict]:
+            names = [f"{one_line(r.device)} {one_line(r.target)}" for r in rows if r.verdict is verdict]
+            listed = f" ({', '.join(names)})" if verdict is not Verdict.PASS and len(names) <= 4 else ""
+            parts.append(f"{tally[verdict]} {did[verdict]}{listed}")
+    no_budget = "" if has_budget else " No budget was set, so none could be broken."
+    return f"{total}: {', '.join(parts)}.{no_budget}"
+
+
+def work_sentence(result: Result) -> str:
+    """What this run really did: "no training, no compile, 0 bytes sent: everything was unchanged"."""
+    work = result.work
+    did = ", ".join(
+        (
+            f"{work.trained_steps} step{'' if work.trained_steps == 1 else 's'} trained"
+            if work.trained_steps
+            else "no training",
+            f"{work.compiled_artifacts} artifact{'' if work.compiled_artifacts == 1 else 's'} compiled"
+            if work.compiled_artifacts
+            else "no compile",
+            f"{byte_size(work.bytes_sent)} sent" if work.bytes_sent else "0 bytes sent",
+            f"{work.measurements} measurement{'' if work.measurements == 1 else 's'} taken"
+            if work.measurements
+            else "nothing measured anew",
+        )
+    )
+    idle = not (work.trained_steps or work.compiled_artifacts or work.bytes_sent or work.measurements)
+    if idle and result.state == "finished" and work.reused:
+        return f"{did}: everything was unchanged"
+    return f"{did}; reused: {', '.join(map(one_line, work.reused))}" if work.reused else did
+
+
+AT_LEAST = frozenset({"accuracy_min", "agreement_min"})
+"""Budgets that are a floor; all others are a ceiling."""
+_WHAT = {
+    "latency_p50_ms": "p50 latency",
+    "latency_p95_ms": "p95 latency",
+    "latency_p50_ratio": "p50 latency / float",
+    "latency_p95_ratio": "p95 latency / float",
+    "accuracy_min": "accuracy",
+    "accuracy_drop_pp": "accuracy drop",
+    "agreement_min": "agreement",
+    "size_bytes": "file size",
+    "size_ratio": "file size / float",
+    "peak_rss_bytes": "peak RSS",
+}
+
+
+def requirement(key: str, limit: float, metric: str | None = None) -> str:
+    """A budget line in words: "p95 latency ≤ 20 ms". An unknown key is shown as it was written."""
+    if key not in _WHAT:
+        return f"{one_line(key)}: {limit:g}"
+    sign = "≥" if key in AT_LEAST else "≤"
+    return f"{_WHAT[key]} {sign} {_limit(key, limit, metric)}"
+
+
+def _limit(key: str, limit: float, metric: str | None) -> str:
+    if key.endswith("_ms"):
+        return f"{limit:g} ms"
+    if key.endswith("_bytes"):
+        return byte_size(int(limit))
+    if key.endswith("_pp"):
+        return f"{limit:g} pp"
+    if key.endswith("_ratio"):
+        return f"{limit:g}{TIMES}"
+    if key == "accuracy_min":
+        return f"{limit:g}" if metric is None else metric_value(metric, limit)
+    return f"{percent(limit, 2)} %" if key == "agreement_min" else f"{limit:g}"
+
+
+def budget_sentence(result: Result) -> str:
+    """Every budget that is set: "p95 latency ≤ 20 ms, accuracy drop ≤ 1 pp"; empty where none is."""
+    metric = next((r.accuracy.metric for r in result.results if r.accuracy), None)
+    return ", ".join(requirement(key, limit, metric) for key, limit in result.budget.items() if limit is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remark:
+    """A finding with the rows it holds for; the same words about ten boards are said once.
+
+    Attributes:
+        where: "pi5-lab tflite compressed, pi4-lab"; empty where it is about the whole run.
+    """
+
+    finding: FindingRecord
+    where: str
+
+
+_SEVERITIES = ("error", "warning", "info")
+_FindingKey = tuple[Literal["error", "warning", "info"], str, str, str]
+
+
+def remarks(result: Result) -> tuple[Remark, ...]:
+    """All findings, the deciding ones first. What made a measurement invalid is among them."""
+    found: dict[_FindingKey, list[DeviceResult]] = {}
+    for finding in result.findings:
+        found.setdefault(_key(finding), [])
+    for record in result.results:
+        reported = {one_line(f.text) for f in record.findings}
+        invalid = [
+            FindingRecord(severity="warning", code=f"validity_{record.validity.value.lower()}", text=reason)
+            for reason in record.validity_reasons
+            if one_line(reason) not in reported
+        ]
+        for finding in (*record.findings, *invalid):
+            found.setdefault(_key(finding), []).append(record)
+    all_remarks = [
+        Remark(
+            finding=FindingRecord(severity=key[0], code=key[1], text=key[2], next_step=key[3]),
+            where=places(rows, result),
+        )
+        for key, rows in found.items()
+    ]
+    return tuple(sorted(all_remarks, key=lambda r: _SEVERITIES.index(r.finding.severity)))
+
+
+def _key(finding: FindingRecord) -> _FindingKey:
+    return finding.severity, finding.code, one_line(finding.text), one_line(finding.next_step)
+
+
+def synthetic_warning(result: Result) -> str:
+    """What a report must say in red; empty where every sample is real."""
+    made_up = [d for d in result.data if d.synthetic]
+    if not made_up:
+        return ""
+    roles = " and ".join(d.role for d in made_up)
+    consequence = (
+        "the ranges of the quantized model are made up, and its accuracy may be far below what real samples give."
+        if any(d.role == "calibration" for d in made_up)
+        else "figures that rest on it say nothing about real use."
+    )
+    return f"SYNTHETIC {roles} data: {consequence} Do not ship this model."

@@ -1,0 +1,38 @@
+"""What every test shares: where the data is, and that no test is skipped unseen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPECTED_SKIPS = ROOT / "tests" / "expected_skips.txt"
+
+
+def _expected_skips() -> set[str]:
+    lines = EXPECTED_SKIPS.read_text(encoding="utf-8").splitlines()
+    return {line.split("#")[0].strip() for line in lines} - {""}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A skip that is not on the list is a hole in the suite that nobody sees: it fails the session."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:
+        return
+    skipped = {report.nodeid.split("[")[0] for report in reporter.stats.get("skipped", [])}
+    unexpected = sorted(skipped - _expected_skips())
+    if unexpected and exitstatus == pytest.ExitCode.OK:
+        reporter.write_line(f"unexpected skips (list them in {EXPECTED_SKIPS.name} with a reason): {unexpected}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with CIFAR-10 and the MLPerf Tiny models; its absence fails the tests that are marked `data`."""
+    place = Path(os.environ.get("EDGESMITH_DATA", ROOT.parent / "shared" / "data"))
+    if not place.is_dir():
+        pytest.fail(f"{place}: no test data here; set EDGESMITH_DATA to the folder with cifar10-jpeg.tar.")
+    return place
