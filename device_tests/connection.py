@@ -36,7 +36,8 @@ class Process(Protocol):
         """Reads one line without its newline.
 
         Raises:
-            ConnectionLost: the link or the program is gone.
+            ConnectionLost: the link is gone.
+            BoardError: the program ended; says how, with its last lines.
             DeadlineExceeded: no line came in time.
         """
 

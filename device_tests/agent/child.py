@@ -1,0 +1,145 @@
+"""The process that holds one artifact and its runtime. When it crashes, the agent is still there to say so."""
+
+import contextlib
+import gc
+import os
+
+from device_tests.agent import runners, timing
+from device_tests.agent.protocol import Channel, Lines, Refusal, answer
+
+PROGRESS_S = 0.5
+
+
+class Child:
+    """The methods the agent calls."""
+
+    def __init__(self):
+        self._runner = None
+        self._samples = None
+        self._timed = []
+        self._runs = 0
+
+    def probe(self, params, _deadline, _event):
+        """Imports one runtime. Result: package -> version, and numpy's version."""
+        try:
+            import numpy as np
+
+            found = runners.load(params["runner"]).probe()
+        except ImportError as error:
+            raise Refusal("runtime-missing", str(error)) from None
+        return {"packages": found, "numpy": np.__version__}
+
+    def load(self, params, _deadline, _event):
+        """Reads the artifact and the samples. Result: what the runtime says about them."""
+        from device_tests.agent.samples import Samples
+
+        try:
+            module = runners.load(params["runner"])
+            self._runner = module.Runner(params["path"], params["threads"])
+        except ImportError as error:
+            raise Refusal("runtime-missing", str(error)) from None
+        except (RuntimeError, ValueError) as error:
+            raise Refusal("model-refused", "%s: %s" % (type(error).__name__, error)) from None
+        except Exception as error:
+            # ONNX Runtime's own errors share no base class but this one.
+            if type(error).__module__.startswith("onnxruntime"):
+                raise Refusal("model-refused", "%s: %s" % (type(error).__name__, error)) from None
+            raise
+        self._samples = Samples(params["inputs"], params["inputs_dtype"])
+        self._samples.check(self._runner.input_shape)
+        return {
+            "name": self._runner.name,
+            "output_quantization": self._runner.output_quantization,
+        }
+
+    def warm_up(self, params, _deadline, _event):
+        """Runs until the median stands still. Result: nanoseconds, whether it did, the clock's own cost."""
+        self._timed = self._samples.timed(self._runner.input_dtype, self._runner.input_quantization)
+        with _no_collection():
+            samples, flat = timing.warm_up(self._timed_run(), params["max_s"])
+        self._runs = len(samples)
+        return {"ns": samples, "flat": flat, "overhead_ns": timing.overhead_ns()}
+
+    def window(self, params, _deadline, _event):
+        """One turn. Result: nanoseconds of the runs kept apart and of the timed ones."""
+        with _no_collection():
+            rewarm, samples = timing.window(self._timed_run(), self._runs, params["runs"], params["seconds"])
+        self._runs += len(rewarm) + len(samples)
+        return {"rewarm_ns": rewarm, "ns": samples}
+
+    def peak_rss(self, _params, _deadline, _event):
+        """The most memory this process ever had resident: interpreter, numpy, runtime and model together."""
+        try:
+            with open("/proc/self/status") as status:
+                fields = dict(line.split(":", 1) for line in status)
+            return {"bytes": int(fields["VmHWM"].split()[0]) * 1024, "reason": None}
+        except (OSError, KeyError, ValueError) as error:
+            return {"bytes": None, "reason": "no VmHWM in /proc/self/status: %r" % error}
+
+    def outputs(self, params, deadline, event):
+        """Runs every sample once, untimed, and writes what came out. Result: one path per output."""
+        from device_tests.agent.npy import RowWriter
+
+        dtype, quantization = self._runner.input_dtype, self._runner.input_quantization
+        writers = []
+        told = timing.now_ns()
+        for index in range(len(self._samples)):
+            found = self._runner(self._samples.prepared(index, dtype, quantization))
+            if not writers:
+                paths = [os.path.join(params["folder"], "output-%d.npy" % number) for number in range(len(found))]
+                writers = [RowWriter(path, array, len(self._samples)) for path, array in zip(paths, found)]
+            for writer, array in zip(writers, found):
+                writer.add(array)
+            if timing.now_ns() - told > PROGRESS_S * 1e9:
+                told = timing.now_ns()
+                event(event="progress", done=index + 1, total=len(self._samples))
+                if not deadline.remaining_s:
+                    raise Refusal("timeout", "the time was up after %d of %d samples" % (index + 1, len(self._samples)))
+        return {"files": [writer.finish() for writer in writers]}
+
+    def _timed_run(self):
+        runner, samples, clock = self._runner, self._timed, timing.now_ns
+        count = len(samples)
+
+        def run(index):
+            sample = samples[index % count]
+            start = clock()
+            runner(sample)
+            return clock() - start
+
+        return run
+
+
+@contextlib.contextmanager
+def _no_collection():
+    """Python's garbage collector would run inside a sample."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def main():
+    """Serves the agent until it closes our stdin."""
+    channel = Channel()
+    lines = Lines(os.dup(0), at_end=_leave)
+    child = Child()
+    methods = {
+        "probe": child.probe,
+        "load": child.load,
+        "warm_up": child.warm_up,
+        "window": child.window,
+        "peak_rss": child.peak_rss,
+        "outputs": child.outputs,
+    }
+    while True:
+        line = lines.get()
+        if line is None:
+            return
+        answer(line, methods, channel)
+
+
+def _leave():
+    os._exit(0)

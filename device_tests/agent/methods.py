@@ -1,0 +1,91 @@
+"""What the agent can be asked."""
+
+import os
+
+from device_tests.agent import environment, measuring, runners
+from device_tests.agent.protocol import PROTOCOL, Deadline, Refusal
+from device_tests.agent.supervisor import Child
+from device_tests.agent.work import Folders
+
+PROBE_S = 60
+
+
+class Agent:
+    """State of one session: the folders, once `hello` has named them."""
+
+    def __init__(self):
+        self.folders = None
+
+    def methods(self):
+        """Name -> function(params, deadline, event)."""
+        return {
+            "hello": self.hello,
+            "have": self.have,
+            "verify": self.verify,
+            "measure": self.measure,
+            "infer": self.infer,
+            "forget": self.forget,
+        }
+
+    def hello(self, params, deadline, _event):
+        """Says what this board is. Params: workdir."""
+        if self.folders is None:
+            self.folders = Folders(params["workdir"])
+        found = dict(environment.identity(), protocol=PROTOCOL, pid=os.getpid(), work=self.folders.root)
+        return dict(found, **_runtimes(deadline))
+
+    def have(self, params, _deadline, _event):
+        """Which of `sha256` are here, content checked."""
+        return {"have": self._folders().have(params["sha256"])}
+
+    def verify(self, params, _deadline, _event):
+        """Accepts the uploaded `path` under its `sha256`, or removes it and refuses."""
+        folders = self._folders()
+        return {"path": folders.verify(os.path.join(folders.root, params["path"]), params["sha256"])}
+
+    def measure(self, params, _deadline, event):
+        """Latency and outputs of `artifacts` on `inputs`, taking turns; see `measuring.measure`."""
+        folder = self._folders().new()
+        asked = [self._artifact(one) for one in params["artifacts"]]
+        found = measuring.measure(asked, self._inputs(params), params["protocol"], folder, event)
+        return dict(found, folder=folder)
+
+    def infer(self, params, deadline, event):
+        """Outputs of one `artifact` on `inputs`."""
+        folder = self._folders().new()
+        asked = self._artifact(params["artifact"])
+        # A little earlier than ours, so that the child's end is still an answer.
+        inner = Deadline(deadline.remaining_s * 0.95)
+        found = measuring.infer(asked, self._inputs(params), params["threads"], folder, inner, event)
+        return dict(found, folder=folder)
+
+    def forget(self, params, _deadline, _event):
+        """Removes the `folder` of an earlier answer."""
+        self._folders().forget(params["folder"])
+        return {}
+
+    def _folders(self):
+        if self.folders is None:
+            raise Refusal("bad-request", "say hello first: it names the workdir")
+        return self.folders
+
+    def _artifact(self, asked):
+        return dict(asked, path=self._folders().blob(asked["sha256"]))
+
+    def _inputs(self, params):
+        return dict(params["inputs"], path=self._folders().blob(params["inputs"]["sha256"]))
+
+
+def _runtimes(deadline):
+    """Each runtime imported in a process of its own: one that crashes on import is an answer, too."""
+    found = {"runtimes": {}, "missing": {}, "numpy": None}
+    for name in runners.names():
+        with Child() as child:
+            try:
+                probed = child.call("probe", {"runner": name}, Deadline(min(PROBE_S, deadline.remaining_s)))
+            except Refusal as refusal:
+                found["missing"][name] = refusal.message
+                continue
+            found["runtimes"].update(probed["packages"])
+            found["numpy"] = probed["numpy"]
+    return found

@@ -1,0 +1,22 @@
+"""One file per runtime; its name is the key. Each has `PACKAGES`, `probe()` and `Runner`."""
+
+import importlib
+import pkgutil
+
+from device_tests.agent.protocol import Refusal
+
+
+def names():
+    """Keys of all runners."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def load(name):
+    """The module of a runner.
+
+    Raises:
+        Refusal: no such runner.
+    """
+    if name not in names():
+        raise Refusal("unknown-runner", "no runner %r; there are %s" % (name, ", ".join(names())))
+    return importlib.import_module(__name__ + "." + name)

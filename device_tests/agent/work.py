@@ -1,0 +1,133 @@
+"""The agent's folders on the board: blobs named by their hash, and a work folder that goes with the agent.
+
+<workdir>/agent/agent-<sha256>.zip
+<workdir>/incoming/          uploads that nobody has verified yet
+<workdir>/blobs/<sha256>     verified; kept, so that nothing is sent twice
+<workdir>/work/<pid>-<n>/    of one running agent
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+
+from device_tests.agent.protocol import Refusal
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class Folders:
+    """The folders below one workdir. Paths in answers are absolute."""
+
+    def __init__(self, workdir):
+        self.root = os.path.abspath(workdir)
+        self._blobs = os.path.join(self.root, "blobs")
+        for name in ("blobs", "incoming", "work"):
+            os.makedirs(os.path.join(self.root, name), exist_ok=True)
+        self.work, self._lock = self._claim()
+
+    def _claim(self):
+        """Makes our work folder and removes those whose agent is gone, which is who no longer holds the lock."""
+        base = os.path.join(self.root, "work")
+        with open(os.path.join(base, ".lock"), "w") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            for name in os.listdir(base):
+                if not name.startswith("."):
+                    _remove_if_left(os.path.join(base, name))
+            folder = tempfile.mkdtemp(prefix="%d-" % os.getpid(), dir=base)
+            lock = open(os.path.join(folder, ".lock"), "w")  # noqa: SIM115 - held as long as we live
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        return folder, lock
+
+    def blob(self, sha256):
+        """Path of a verified file. Refusal when it is not there."""
+        path = self._path(sha256)
+        if not os.path.exists(path):
+            raise Refusal("not-found", "nothing with sha256 %s is on the board" % sha256)
+        return path
+
+    def have(self, sha256s):
+        """Those that are here and still have their content; a damaged one is removed."""
+        found = []
+        for sha256 in sha256s:
+            path = self._path(sha256)
+            if not os.path.exists(path):
+                continue
+            if sha256_file(path) == sha256:
+                found.append(sha256)
+            else:
+                os.remove(path)
+        return found
+
+    def verify(self, upload, sha256):
+        """Moves an uploaded file among the blobs if its content is what its name says; else removes it.
+
+        Raises:
+            Refusal: "damaged".
+        """
+        target = self._path(sha256)
+        actual = sha256_file(upload)
+        if actual != sha256:
+            size = os.path.getsize(upload)
+            os.remove(upload)
+            raise Refusal(
+                "damaged",
+                "the upload arrived damaged: sha256 %s, expected %s (%d bytes); it was removed"
+                % (actual, sha256, size),
+                free_bytes=self.free_bytes(),
+            )
+        os.replace(upload, target)
+        return target
+
+    def free_bytes(self):
+        """What this user may still write."""
+        found = os.statvfs(self.root)
+        return found.f_bavail * found.f_frsize
+
+    def new(self):
+        """A fresh folder inside our work folder."""
+        return tempfile.mkdtemp(dir=self.work)
+
+    def forget(self, folder):
+        """Removes a folder made by `new`."""
+        if os.path.dirname(os.path.abspath(folder)) != self.work:
+            raise Refusal("bad-params", "%s is not a folder of this agent" % folder)
+        shutil.rmtree(folder)
+
+    def clean(self):
+        """Removes our work folder."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        self._lock.close()
+
+    def _path(self, sha256):
+        if not _SHA256.fullmatch(sha256):
+            raise Refusal("bad-params", "not a sha256: %r" % sha256)
+        return os.path.join(self._blobs, sha256)
+
+
+def sha256_file(path):
+    """Hex SHA-256. Refusal when the file is not there."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as stream:
+            for chunk in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(chunk)
+    except FileNotFoundError:
+        raise Refusal("not-found", "no file %s" % path) from None
+    return digest.hexdigest()
+
+
+def _remove_if_left(folder):
+    with contextlib.suppress(FileNotFoundError):
+        with open(os.path.join(folder, ".lock"), "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    return
+                raise
+        shutil.rmtree(folder, ignore_errors=True)

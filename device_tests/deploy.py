@@ -1,0 +1,227 @@
+"""What goes to a board: the agent, artifacts and evaluation inputs, each by its sha256 and never twice."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from device_tests.agent_client import AgentClient, Refused
+from device_tests.connection import Connection
+from device_tests.deadline import Deadline
+from edgesmith.errors import BoardError
+from edgesmith.files import sha256_bytes, write_bytes
+from edgesmith.progress import Progress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_AGENT = Path(__file__).parent / "agent"
+_MAIN = b"from device_tests.agent.__main__ import main\n\nmain()\n"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_OLDEST_PYTHON = (3, 6)
+
+# Runs on the board before the agent is there: says what Python it is and, where a file waits in incoming/, accepts it.
+_BOOTSTRAP = """
+import hashlib, json, os, sys
+upload, target, sha = sys.argv[1:]
+def right(path):
+    return os.path.exists(path) and hashlib.sha256(open(path, "rb").read()).hexdigest() == sha
+arrived = os.path.exists(upload)
+if arrived and right(upload):
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    os.rename(upload, target)
+elif arrived:
+    os.remove(upload)
+print(json.dumps({"edgesmith": 1, "python": list(sys.version_info[:3]), "have": right(target), "arrived": arrived}))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedInputs:
+    """Evaluation samples as they travel.
+
+    Attributes:
+        path: a `.npy` file.
+        dtype: what the values mean on arrival; the agent casts to it, which changes no value.
+    """
+
+    path: Path
+    sha256: str
+    dtype: str
+
+
+def encode_inputs(x: NDArray[Any], folder: Path) -> EncodedInputs:
+    """Writes samples to `folder`, named by their hash.
+
+    Floats that are all whole numbers 0..255 (pixels) travel as uint8, a quarter of the bytes and exactly the same
+    values. Other floats travel as float32, integers as they are.
+
+    Args:
+        x: [N, ...].
+        folder: made when missing.
+    """
+    import numpy as np
+
+    meant = np.dtype(np.float32) if x.dtype.kind == "f" else x.dtype
+    values = x.astype(meant, copy=False)
+    if values.dtype.kind == "f" and _are_pixels(values):
+        values = values.astype(np.uint8)
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(values), allow_pickle=False)
+    content = buffer.getvalue()
+    sha256 = sha256_bytes(content)
+    path = folder / f"{sha256}.npy"
+    if not path.exists():
+        write_bytes(path, content)
+    return EncodedInputs(path=path, sha256=sha256, dtype=meant.name)
+
+
+def _are_pixels(values: NDArray[Any]) -> bool:
+    import numpy as np
+
+    whole = (values >= 0) & (values <= 255) & (values == np.floor(values))  # False for NaN
+    return bool(whole.all()) and not bool(np.signbit(values).any())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentZip:
+    """The agent as one file: same sources, same bytes, same hash."""
+
+    content: bytes
+    sha256: str
+
+
+def build_agent(extra: Mapping[str, bytes] | None = None) -> AgentZip:
+    """Zips `device_tests/agent/` for the board.
+
+    Args:
+        extra: more files, by path below `agent/`: a runner that is not ours.
+    """
+    files = {str(path.relative_to(_AGENT)): path.read_bytes() for path in _AGENT.rglob("*.py")}
+    files.update(extra or {})
+    members = {"__main__.py": _MAIN, "device_tests/__init__.py": b""}
+    members.update({str(PurePosixPath("device_tests/agent", name)): data for name, data in files.items()})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(members):
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), members[name], zipfile.ZIP_DEFLATED)
+    return AgentZip(content=buffer.getvalue(), sha256=sha256_bytes(buffer.getvalue()))
+
+
+def ensure_agent(
+    connection: Connection, python: str, workdir: str, agent: AgentZip, scratch: Path, deadline: Deadline
+) -> tuple[str, int]:
+    """Brings the agent to the board unless it is there.
+
+    Args:
+        connection: the open link.
+        python: interpreter on the board.
+        workdir: our folder on the board.
+        agent: what to bring.
+        scratch: folder here, for the file that is sent.
+        deadline: for all of it.
+
+    Returns:
+        (its path on the board, bytes sent).
+
+    Raises:
+        BoardError: no usable Python, or no room.
+        ConnectionLost, DeadlineExceeded: as the connection says.
+    """
+    target = f"{workdir}/agent/agent-{agent.sha256}.zip"
+    upload = f"{workdir}/incoming/agent-{agent.sha256}.zip"
+    bootstrap = [python, "-c", _BOOTSTRAP, upload, target, agent.sha256]
+    if _bootstrap(connection, bootstrap, deadline)["have"]:
+        return target, 0
+    file = scratch / f"agent-{agent.sha256}.zip"
+    write_bytes(file, agent.content)
+    connection.put(file, upload, deadline)
+    if not _bootstrap(connection, bootstrap, deadline)["have"]:
+        raise BoardError(
+            f"{connection.address}: the agent arrived damaged in {workdir}.",
+            next_step="The board's disk may be full or failing: `df -h` and `dmesg` there tell.",
+        )
+    return target, len(agent.content)
+
+
+def _bootstrap(connection: Connection, argv: list[str], deadline: Deadline) -> dict[str, Any]:
+    python = argv[0]
+    done = connection.run(argv, deadline)
+    # A login shell's start-up files may have printed before us.
+    line = next((text for text in reversed(done.stdout.splitlines()) if text.startswith(b'{"edgesmith"')), None)
+    if done.exit_status in (126, 127):
+        raise BoardError(
+            f"{connection.address}: the Python '{python}' is not there or not executable "
+            f"(exit status {done.exit_status}): {_last_line(done.stderr)}",
+            next_step="Install python3 on the board, or name its interpreter as `python:` in devices.yaml.",
+        )
+    if line is None:
+        ended = f"signal {done.signal}" if done.signal else f"exit status {done.exit_status}"
+        raise BoardError(
+            f"{connection.address}: '{python}' on the board failed with {ended}: {_last_line(done.stderr)}",
+            next_step=f"Try `{python} --version` on the board; `python:` in devices.yaml names another interpreter.",
+        )
+    found: dict[str, Any] = json.loads(line)
+    if tuple(found["python"]) < _OLDEST_PYTHON:
+        version = ".".join(map(str, found["python"]))
+        raise BoardError(
+            f"{connection.address}: '{python}' is Python {version}; the agent needs 3.6 or newer.",
+            next_step="Name a newer interpreter as `python:` in devices.yaml.",
+        )
+    return found
+
+
+def _last_line(text: bytes) -> str:
+    lines = text.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else "no message"
+
+
+def push(
+    connection: Connection,
+    agent: AgentClient,
+    workdir: str,
+    files: Mapping[str, Path],
+    deadline: Deadline,
+    progress: Progress,
+) -> int:
+    """Sends those files that the board does not have; each is verified there before it gets its name.
+
+    Args:
+        connection: the open link.
+        agent: the running agent.
+        workdir: our folder on the board.
+        files: sha256 -> file here.
+        deadline: for all of them.
+        progress: told the bytes.
+
+    Returns:
+        Bytes sent.
+
+    Raises:
+        BoardError: no room, or a file arrived damaged twice.
+    """
+    here = set(agent.call("have", {"sha256": sorted(files)}, deadline)["have"])
+    missing = {sha256: path for sha256, path in files.items() if sha256 not in here}
+    if not missing:
+        return 0
+    total = sum(path.stat().st_size for path in missing.values())
+    with progress.task(f"send to {connection.address}", total=total) as task:
+        for sha256, path in missing.items():
+            upload = f"incoming/{sha256}"
+            connection.put(path, f"{workdir}/{upload}", deadline, task.advance)
+            try:
+                agent.call("verify", {"path": upload, "sha256": sha256}, deadline)
+            except Refused as refused:
+                if refused.code != "damaged":
+                    raise
+                raise BoardError(
+                    f"{connection.address}: {path.name}: {refused.message}. "
+                    f"The board has {refused.facts.get('free_bytes', 0):,} bytes free.",
+                    next_step="Free space on the board if it is full; else its disk or memory card may be failing.",
+                ) from None
+    return total

@@ -1,0 +1,232 @@
+"""This machine as a board: same agent, same protocol, no network."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from device_tests.connection import CommandResult
+from device_tests.deadline import Deadline
+from edgesmith.errors import BoardError, ConnectionLost, DeadlineExceeded
+
+_CHUNK = 1 << 20
+_NOT_FOUND = 127
+_NOT_EXECUTABLE = 126
+
+
+class Local:
+    """Fulfils `connection.Connection` with processes of this machine."""
+
+    def __init__(self, root: Path) -> None:
+        """`root`: the folder that relative paths mean, and where programs run."""
+        self._root = root.resolve()
+        self._root.mkdir(parents=True, exist_ok=True)
+        self._running: list[LocalProcess] = []
+
+    @property
+    def address(self) -> str:
+        """See `Connection.address`."""
+        return "local"
+
+    def run(self, argv: Sequence[str], deadline: Deadline, stdin: bytes = b"") -> CommandResult:
+        """See `Connection.run`. A program that is not there is exit status 127, as a shell says it."""
+        try:
+            process = self._popen(argv)
+        except OSError as error:
+            return _not_started(argv, error)
+        with process:
+            try:
+                stdout, stderr = process.communicate(stdin, timeout=deadline.remaining_s)
+            except subprocess.TimeoutExpired:
+                _kill_group(process)
+                process.communicate()
+                raise DeadlineExceeded(f"local: '{argv[0]}' did not end in time; it was killed.") from None
+        return _result(process.returncode, stdout, stderr)
+
+    def spawn(self, argv: Sequence[str], deadline: Deadline) -> LocalProcess:
+        """See `Connection.spawn`.
+
+        Raises:
+            BoardError: it could not be started.
+        """
+        deadline.check(f"local: starting '{argv[0]}'")
+        try:
+            process = LocalProcess(self._popen(argv), argv[0])
+        except OSError as error:
+            raise BoardError(f"local: '{argv[0]}' could not be started: {error}.") from None
+        self._running.append(process)
+        return process
+
+    def put(self, local: Path, remote: str, deadline: Deadline, sent: Callable[[int], None] | None = None) -> None:
+        """See `Connection.put`."""
+        self._copy(local, self._root / remote, deadline, sent)
+
+    def get(self, remote: str, local: Path, deadline: Deadline) -> None:
+        """See `Connection.get`."""
+        self._copy(self._root / remote, local, deadline, None)
+
+    def close(self) -> None:
+        """See `Connection.close`."""
+        while self._running:
+            self._running.pop().close(Deadline.after(5))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _popen(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C reaches us, and we end it in order.
+        return subprocess.Popen(
+            list(argv),
+            cwd=self._root,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def _copy(self, source: Path, target: Path, deadline: Deadline, sent: Callable[[int], None] | None) -> None:
+        part = target.with_name(target.name + ".part")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with source.open("rb") as reader, part.open("wb") as writer:
+                while chunk := reader.read(_CHUNK):
+                    deadline.check(f"local: copying {source.name}")
+                    writer.write(chunk)
+                    if sent is not None:
+                        sent(len(chunk))
+            part.replace(target)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise BoardError(f"local: {target}: {_reason(error, target)}.") from None
+        except DeadlineExceeded:
+            part.unlink(missing_ok=True)
+            raise
+
+
+class LocalProcess:
+    """Fulfils `connection.Process`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], name: str) -> None:
+        self._process = process
+        self._name = name
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._tail: collections.deque[bytes] = collections.deque(maxlen=40)
+        self._readers = [
+            threading.Thread(target=self._read_lines, args=(process.stdout,), daemon=True),
+            threading.Thread(target=self._read_log, args=(process.stderr,), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @property
+    def pid(self) -> int:
+        """Of the process here."""
+        return self._process.pid
+
+    def send(self, line: bytes, deadline: Deadline) -> None:
+        """See `Process.send`."""
+        deadline.check(f"local: asking '{self._name}'")
+        if self._process.stdin is None:
+            raise ConnectionLost(f"local: '{self._name}' takes no input.")
+        try:
+            self._process.stdin.write(line + b"\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            raise self._ended() from None
+
+    def receive(self, deadline: Deadline) -> bytes:
+        """See `Process.receive`."""
+        try:
+            line = self._lines.get(timeout=deadline.remaining_s)
+        except queue.Empty:
+            raise DeadlineExceeded(f"local: '{self._name}' said nothing in time.") from None
+        if line is None:
+            self._lines.put(None)
+            raise self._ended()
+        return line.rstrip(b"\n")
+
+    def stderr_tail(self) -> str:
+        """See `Process.stderr_tail`."""
+        return b"".join(self._tail).decode("utf-8", "replace")
+
+    def close(self, deadline: Deadline) -> CommandResult:
+        """See `Process.close`."""
+        with contextlib.suppress(OSError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        try:
+            self._process.wait(deadline.remaining_s)
+        except subprocess.TimeoutExpired:
+            _kill_group(self._process)
+            self._process.wait()
+        for reader in self._readers:
+            reader.join(1)
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+        return _result(self._process.returncode, b"", b"".join(self._tail))
+
+    def _read_lines(self, stream: IO[bytes]) -> None:
+        for line in stream:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def _read_log(self, stream: IO[bytes]) -> None:
+        self._tail.extend(stream)
+
+    def _ended(self) -> BoardError:
+        ended = self.close(Deadline.after(2))
+        return ended_error("local", self._name, ended)
+
+
+def ended_error(address: str, name: str, ended: CommandResult) -> BoardError:
+    """The error for a program that should still be running."""
+    how = f"by signal {ended.signal}" if ended.signal else f"with exit status {ended.exit_status}"
+    killed = ended.signal == "KILL"
+    lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()[-10:]
+    log = "".join(f"\n    {line}" for line in lines)
+    return BoardError(
+        f"{address}: '{name}' ended {how}{' (probably out of memory)' if killed else ''}.",
+        next_step=f"Its last lines:{log}" if log else "",
+    )
+
+
+def _result(code: int, stdout: bytes, stderr: bytes) -> CommandResult:
+    if code >= 0:
+        return CommandResult(exit_status=code, signal=None, stdout=stdout, stderr=stderr)
+    name = signal.Signals(-code).name.removeprefix("SIG")
+    return CommandResult(exit_status=None, signal=name, stdout=stdout, stderr=stderr)
+
+
+def _not_started(argv: Sequence[str], error: OSError) -> CommandResult:
+    status = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+    message = f"{argv[0]}: {error.strerror}".encode()
+    return CommandResult(exit_status=status, signal=None, stdout=b"", stderr=message)
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _reason(error: OSError, target: Path) -> str:
+    if error.errno == errno.ENOSPC:
+        folder = next(parent for parent in target.parents if parent.exists())
+        return f"no space left on device ({shutil.disk_usage(folder).free:,} bytes free)"
+    return error.strerror or str(error)
