@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from edgesmith import yaml_lines
 from edgesmith.types import MeasureProtocol
+
+SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 class Section(BaseModel):
@@ -26,10 +29,21 @@ class DataSource(Section):
 
     source: str
     samples: int | None = Field(default=None, ge=1, description="Take this many, spread evenly over the classes.")
+    part: tuple[float, float] | None = Field(
+        default=None,
+        description="For one source that serves several sets: the share [from, to) of its samples, by their content.",
+    )
     resize: tuple[int, int] | None = Field(default=None, description="Image folder: height, width (bilinear).")
     color: Literal["rgb", "grayscale"] | None = Field(default=None, description="Image folder; default: by the model.")
     scale: float = Field(default=1.0, description="Multiply pixels or values by this, after decoding.")
     offset: float = Field(default=0.0, description="Add this, after scaling.")
+
+    @field_validator("part")
+    @classmethod
+    def _part_is_a_share(cls, part: tuple[float, float] | None) -> tuple[float, float] | None:
+        if part is not None and not 0.0 <= part[0] < part[1] <= 1.0:
+            raise ValueError("must be two shares, rising, from 0.0 to 1.0")
+        return part
 
 
 def _source(value: object) -> object:
@@ -149,6 +163,19 @@ class LoadedConfig:
     def where(self, *keys: str | int) -> str:
         """`file:line` of a key, for messages."""
         return self._document.where(keys)
+
+    def check(self, section: type[SectionT], value: object, at: Sequence[str | int]) -> SectionT:
+        """Validates a part of the config whose keys are known only now, such as a step's parameters.
+
+        Args:
+            section: its schema.
+            value: what the config holds there.
+            at: the keys that lead there, for messages.
+
+        Raises:
+            ConfigError: every problem, one a line, each with file:line.
+        """
+        return self._document.check(section, value, at)
 
 
 def load_config(path: Path) -> LoadedConfig:

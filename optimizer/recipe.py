@@ -1,0 +1,166 @@
+"""Recipe steps: checked against the techniques, their order, the data and the model before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgesmith.config import Config, LoadedConfig
+from edgesmith.errors import ConfigError, InputError, ModelError
+from edgesmith.types import Model, Recipe, Scheme, StepSpec
+from optimizer import masks, techniques
+from optimizer.base import Applied, Context, KerasModel, Needs, Stage
+
+if TYPE_CHECKING:
+    from optimizer.base import Technique
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantRequest:
+    """What a recipe asks of the compilers."""
+
+    scheme: Scheme = Scheme.NONE
+    per_channel: bool = True
+
+
+Where = Callable[[int], str]
+"""Index of a step -> "file:line", for messages."""
+
+
+def parse_recipe(loaded: LoadedConfig) -> Recipe:
+    """Checks the recipe of a config as far as that goes without model and data.
+
+    Args:
+        loaded: the config and its lines.
+
+    Returns:
+        Steps with every parameter filled in, as plain JSON values.
+
+    Raises:
+        ConfigError: an unknown technique or key, a wrong value, an order that cannot work, missing data; each with
+            file and line.
+    """
+    steps: list[StepSpec] = []
+    known: list[Technique] = []
+    for index, step in enumerate(loaded.config.recipe):
+        ((name, written),) = step.items()
+        try:
+            technique = techniques.get(name)
+        except ConfigError as error:
+            where = loaded.where("recipe", index, name)
+            raise ConfigError(f"{where}: {error.what}", next_step=error.next_step) from None
+        params = loaded.check(technique.Params, written, at=("recipe", index, name))
+        spec = StepSpec(name=name, params=params.model_dump(mode="json"))
+        _check_order(steps, known, spec, technique, loaded.where("recipe", index, name))
+        _check_needs(loaded.config, spec, loaded.where("recipe", index, name))
+        steps.append(spec)
+        known.append(technique)
+    return Recipe(steps=tuple(steps))
+
+
+def check_against_model(recipe: Recipe, model: Model, where: Where | None = None) -> None:
+    """Refuses steps that change weights where the model is no Keras model.
+
+    Raises:
+        ModelError: names the step, and what to give instead.
+    """
+    if model.kind == "keras":
+        return
+    for index, spec in enumerate(recipe.steps):
+        if _needs(spec).keras:
+            raise ModelError(
+                f"{_title(index, spec, where)} changes and trains weights, "
+                f"and {model.path.name} is an ONNX model, which cannot be trained here.",
+                next_step="Give the Keras model that the ONNX file was exported from, or take the step out "
+                "(quantize works on ONNX).",
+            )
+
+
+def check_steps(recipe: Recipe, model: KerasModel, context: Context, where: Where | None = None) -> None:
+    """Lets every technique refuse what cannot work on this model and this data, before the first one runs.
+
+    Raises:
+        InputError: as the technique's `check`, with the step and its place in front.
+    """
+    for index, spec in enumerate(recipe.steps):
+        technique = techniques.get(spec.name)
+        try:
+            technique.check(model, technique.Params.model_validate(spec.params), context)
+        except InputError as error:
+            raise type(error)(f"{_title(index, spec, where)}: {error.what}", next_step=error.next_step) from None
+
+
+def apply_step(model: KerasModel, spec: StepSpec, context: Context) -> Applied:
+    """Applies one step, and asserts that zeros of earlier steps are still there.
+
+    Args:
+        model: a built Keras 3 model, given away: it is changed and returned, or dropped.
+        spec: from `parse_recipe`.
+        context: data, seed, progress, and the step's own folder.
+
+    Raises:
+        InputError: the step cannot be done on this model or data.
+        InternalError: the step broke what it, or an earlier one, had promised.
+    """
+    technique = techniques.get(spec.name)
+    before = masks.zero_pattern(model)
+    applied = technique.apply(model, technique.Params.model_validate(spec.params), context)
+    masks.check_preserved(before, applied.model, step=spec.name)
+    return applied
+
+
+def needs_training(recipe: Recipe) -> bool:
+    """Whether any step fine-tunes, so that training data have to be loaded."""
+    return any(_needs(spec).training_data for spec in recipe.steps)
+
+
+def quant_request(recipe: Recipe) -> QuantRequest:
+    """What a checked recipe asks of the compilers; float32 where it has no `quantize` step."""
+    for spec in recipe.steps:
+        if spec.name == "quantize":
+            return QuantRequest(scheme=Scheme(spec.params["scheme"]), per_channel=spec.params["per_channel"])
+    return QuantRequest()
+
+
+def _needs(spec: StepSpec) -> Needs:
+    technique = techniques.get(spec.name)
+    return technique.needs(technique.Params.model_validate(spec.params))
+
+
+def _title(index: int, spec: StepSpec, where: Where | None) -> str:
+    title = f"recipe step {index + 1} ({spec.name})"
+    return title if where is None else f"{where(index)}: {title}"
+
+
+def _check_order(
+    steps: list[StepSpec], known: list[Technique], spec: StepSpec, technique: Technique, where: str
+) -> None:
+    for earlier, before in zip(steps, known, strict=True):
+        if before.STAGE is Stage.QUANTIZE and technique.STAGE is Stage.QUANTIZE:
+            raise ConfigError(f"{where}: '{spec.name}' comes twice; an artifact has one kind of numbers.")
+        if before.STAGE > technique.STAGE:
+            raise ConfigError(
+                f"{where}: '{spec.name}' cannot come after '{earlier.name}': {_reason(before, technique)}.",
+                next_step=f"Put '{spec.name}' before '{earlier.name}'.",
+            )
+        if lost := before.MAKES - technique.PRESERVES:
+            raise ConfigError(
+                f"{where}: '{spec.name}' would destroy the {', '.join(sorted(lost))} that '{earlier.name}' made.",
+                next_step=f"Put '{spec.name}' before '{earlier.name}', or leave one of them out.",
+            )
+
+
+def _reason(before: Technique, technique: Technique) -> str:
+    """Quantize is last whatever follows; else it is what the later, lower stage would do."""
+    return (before if before.STAGE is Stage.QUANTIZE else technique).STAGE.reason
+
+
+def _check_needs(config: Config, spec: StepSpec, where: str) -> None:
+    needs = _needs(spec)
+    if needs.training_data and config.data.train is None:
+        labelled = " with labels" if needs.labels else ""
+        raise ConfigError(
+            f"{where}: '{spec.name}' fine-tunes and needs training data{labelled}, and the config has no 'data.train'.",
+            next_step="Give data.train, or set `epochs: 0` to do it in one shot.",
+        )
