@@ -57,12 +57,14 @@ class LatencyRecord(Record):
     n: int
     p95_low: float | None = Field(default=None, description="95 % interval of p95, by order statistics.")
     p95_high: float | None = None
+    p95_high_reason: str | None = None
     p50_low: float | None = None
     p50_high: float | None = None
     mean: float | None = None
     p99_reason: str | None = None
     p95_reason: str | None = None
     p90_reason: str | None = None
+    p50_reason: str | None = None
     samples_path: str | None = Field(default=None, description="Raw nanoseconds, .npy, relative to the run folder.")
 
 
