@@ -55,6 +55,7 @@ class Model:
         origin: where it came from, for people: "Keras 2 SavedModel models/kws".
         parameters: number of weights.
         macs: multiply-accumulates for one sample; None where it could not be counted.
+        lambdas: holds Lambda layers, code of the file, which the user allowed to run.
     """
 
     kind: Literal["keras", "onnx"]
@@ -64,6 +65,7 @@ class Model:
     origin: str
     parameters: int
     macs: int | None = None
+    lambdas: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
