@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from device_tests.agent_client import AgentClient, Refused
+from device_tests.agent_zip import AgentZip
 from device_tests.connection import Connection
 from device_tests.deadline import Deadline
 from edgesmith.errors import BoardError
@@ -20,9 +20,6 @@ from edgesmith.progress import Progress
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_AGENT = Path(__file__).parent / "agent"
-_MAIN = b"from device_tests.agent.__main__ import main\n\nmain()\n"
-_EPOCH = (1980, 1, 1, 0, 0, 0)
 _OLDEST_PYTHON = (3, 6)
 
 # Runs on the board before the agent is there: says what Python it is and, where a file waits in incoming/, accepts it.
@@ -86,31 +83,6 @@ def _are_pixels(values: NDArray[Any]) -> bool:
 
     whole = (values >= 0) & (values <= 255) & (values == np.floor(values))  # False for NaN
     return bool(whole.all()) and not bool(np.signbit(values).any())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentZip:
-    """The agent as one file: same sources, same bytes, same hash."""
-
-    content: bytes
-    sha256: str
-
-
-def build_agent(extra: Mapping[str, bytes] | None = None) -> AgentZip:
-    """Zips `device_tests/agent/` for the board.
-
-    Args:
-        extra: more files, by path below `agent/`: a runner that is not ours.
-    """
-    files = {str(path.relative_to(_AGENT)): path.read_bytes() for path in _AGENT.rglob("*.py")}
-    files.update(extra or {})
-    members = {"__main__.py": _MAIN, "device_tests/__init__.py": b""}
-    members.update({str(PurePosixPath("device_tests/agent", name)): data for name, data in files.items()})
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(members):
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), members[name], zipfile.ZIP_DEFLATED)
-    return AgentZip(content=buffer.getvalue(), sha256=sha256_bytes(buffer.getvalue()))
 
 
 def ensure_agent(

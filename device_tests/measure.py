@@ -35,7 +35,8 @@ def board_info(told: Mapping[str, Any], agent_sha256: str) -> BoardInfo:
     # 32-bit systems on a 64-bit kernel call their machine aarch64; wheels go by the platform.
     narrow = told["machine"] == "aarch64" and told["pointer_bits"] == 32
     machine = "armv7l (32-bit on aarch64)" if narrow else told["machine"]
-    return BoardInfo(machine=machine, agent_sha256=agent_sha256, **{key: told[key] for key in same})
+    runners = tuple(told["runners"])
+    return BoardInfo(machine=machine, agent_sha256=agent_sha256, runners=runners, **{key: told[key] for key in same})
 
 
 def outputs_sha256(outputs: Sequence[NDArray[Any]]) -> str:

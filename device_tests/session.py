@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,19 @@ _PIP = {"tflite": "ai-edge-litert", "onnxruntime": "onnxruntime"}
 _HELLO_S = 180.0
 _TRANSFER_S = 600.0
 _CLOSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inferred:
+    """What a model answered.
+
+    Attributes:
+        outputs: as the runtime gave them, one array [N, ...] per model output.
+        quantization: (scale, zero_point) per output; None where it is not quantized.
+    """
+
+    outputs: tuple[NDArray[Any], ...]
+    quantization: tuple[tuple[float, int] | None, ...]
 
 
 class BoardSession:
@@ -109,8 +123,8 @@ class BoardSession:
             found = [next(measured) if error is None else error for error in found]
         return [one for one in found if one is not None]
 
-    def infer(self, artifact: Artifact, x: NDArray[Any], timeout_s: float = 600.0) -> tuple[NDArray[Any], ...]:
-        """Raw outputs for every sample, one array [N, ...] per model output; nothing is timed.
+    def infer(self, artifact: Artifact, x: NDArray[Any], timeout_s: float = 600.0) -> Inferred:
+        """Raw outputs for every sample; nothing is timed.
 
         Raises:
             BoardError: the runtime is missing, refused the model or crashed.
@@ -126,7 +140,10 @@ class BoardSession:
             except Refused as refused:
                 raise self._artifact_error(artifact, refused) from None
         with self._arrays(told["folder"]) as arrays:
-            return tuple(arrays.fetch(file) for file in told["files"])
+            return Inferred(
+                outputs=tuple(arrays.fetch(file) for file in told["files"]),
+                quantization=_pairs(told["output_quantization"]),
+            )
 
     def __enter__(self) -> Self:
         try:
@@ -238,7 +255,7 @@ class BoardSession:
             windows=windows,
             outputs=outputs,
             outputs_sha256=measure.outputs_sha256(outputs),
-            output_quantization=tuple(None if q is None else (q[0], q[1]) for q in one["output_quantization"]),
+            output_quantization=_pairs(one["output_quantization"]),
             peak_rss_bytes=one["peak_rss_bytes"],
             peak_rss_reason=one["peak_rss_reason"],
             warmup_flat=one["warmup_flat"],
@@ -309,6 +326,10 @@ class _Arrays:
             raise BoardError(f"{self._connection.address}: {file['path']} arrived damaged.")
         array: NDArray[Any] = np.load(here, allow_pickle=False)
         return array
+
+
+def _pairs(told: Sequence[Sequence[Any] | None]) -> tuple[tuple[float, int] | None, ...]:
+    return tuple(None if pair is None else (float(pair[0]), int(pair[1])) for pair in told)
 
 
 def _runner(artifact: Artifact) -> str:

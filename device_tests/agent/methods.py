@@ -78,7 +78,7 @@ class Agent:
 
 def _runtimes(deadline):
     """Each runtime imported in a process of its own: one that crashes on import is an answer, too."""
-    found = {"runtimes": {}, "missing": {}, "numpy": None}
+    found = {"runners": [], "runtimes": {}, "missing": {}, "numpy": None}
     for name in runners.names():
         with Child() as child:
             try:
@@ -86,6 +86,7 @@ def _runtimes(deadline):
             except Refusal as refusal:
                 found["missing"][name] = refusal.message
                 continue
+            found["runners"].append(name)
             found["runtimes"].update(probed["packages"])
             found["numpy"] = probed["numpy"]
     return found
