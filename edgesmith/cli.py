@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgesmith import __version__
-from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgesmithError
+from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgesmithError, Terminated
 
 if TYPE_CHECKING:
     from edgesmith.config import LoadedConfig
@@ -247,8 +247,6 @@ def _print_json(value: Any) -> None:
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
     del signum, frame
-    from edgesmith.pipeline import Terminated
-
     raise Terminated
 
 
@@ -267,9 +265,7 @@ def main() -> None:
         code = EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last door: what comes here is told as a defect
         code = _usage_or_defect(error)
-    except BaseException as error:
-        if type(error).__name__ != "Terminated":
-            raise
+    except Terminated:
         _complain("Terminated. What was done is kept: `edgesmith run --resume` goes on.")
         code = EXIT_TERMINATED
     sys.stdout.flush()

@@ -96,3 +96,7 @@ class InternalError(EdgesmithError):
     """A defect of edgesmith."""
 
     exit_code = 70
+
+
+class Terminated(BaseException):
+    """SIGTERM came: ends the program as Ctrl-C does, with an exit code of its own. No error: nothing went wrong."""

@@ -25,7 +25,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     skipped = {report.nodeid.split("[")[0] for report in reporter.stats.get("skipped", [])}
     unexpected = sorted(skipped - _expected_skips())
     if unexpected and exitstatus == pytest.ExitCode.OK:
-        reporter.write_line(f"unexpected skips (list them in {EXPECTED_SKIPS.name} with a reason): {unexpected}", red=True)
+        reporter.write_line(
+            f"unexpected skips (list them in {EXPECTED_SKIPS.name} with a reason): {unexpected}", red=True
+        )
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from edgesmith.pipeline.options import RunOptions
-from edgesmith.pipeline.run import Terminated, run
+from edgesmith.pipeline.run import run
 
-__all__ = ["RunOptions", "Terminated", "run"]
+__all__ = ["RunOptions", "run"]

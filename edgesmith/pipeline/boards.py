@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from device_tests.agent_client import agent_sha256
+from device_tests.agent_zip import build_agent
 from device_tests.session import BoardSession
 from edgesmith.errors import InfrastructureError
 from edgesmith.pipeline.build import Built
@@ -56,7 +56,7 @@ def board_key(device: Device) -> dict[str, object]:
         "user": device.user,
         "host_key": device.host_key,
         "python": device.python,
-        "agent": agent_sha256(),
+        "agent": build_agent().sha256,
     }
 
 
@@ -72,13 +72,13 @@ def remember_info(device: Device, info: BoardInfo, store: Store) -> None:
         draft.record.update(_INFO.dump_python(info, mode="json"))
 
 
-def measurement_key(device: Device, built: Sequence[Built], prepared: Prepared, store: Store) -> str:
-    """Hash of everything a device's measurements depend on."""
+def measurement_key(device: Device, artifacts: Sequence[str], prepared: Prepared, store: Store) -> str:
+    """Hash of everything a device's measurements depend on; `artifacts` are their sha256, in order."""
     return store.key(
         "measurement",
         {
             "device": board_key(device),
-            "artifacts": [item.artifact.sha256 for item in built],
+            "artifacts": list(artifacts),
             "samples": prepared.evaluation.sha256,
             "protocol": asdict(prepared.loaded.config.measure.protocol()),
         },
@@ -87,7 +87,7 @@ def measurement_key(device: Device, built: Sequence[Built], prepared: Prepared, 
 
 def find_measured(device: Device, built: tuple[Built, ...], prepared: Prepared, store: Store) -> BoardOutcome | None:
     """The identical earlier measurement of a device, or None."""
-    key = measurement_key(device, built, prepared, store)
+    key = measurement_key(device, [item.artifact.sha256 for item in built], prepared, store)
     entry = store.find("measurement", key, label=f"measure-{device.name}")
     if entry is None:
         return None
@@ -131,7 +131,7 @@ _ARRAYS = ("samples_ns", "warmup_ns", "windows")
 def _keep(
     device: Device, built: tuple[Built, ...], measured: Sequence[Measurement], prepared: Prepared, store: Store
 ) -> None:
-    key = measurement_key(device, built, prepared, store)
+    key = measurement_key(device, [item.artifact.sha256 for item in built], prepared, store)
     with store.making("measurement", key) as draft:
         draft.record["measurements"] = [
             _write(draft.folder / str(index), measurement) for index, measurement in enumerate(measured)

@@ -20,6 +20,7 @@ from edgesmith.errors import InfrastructureError, ModelError
 from edgesmith.files import sha256_bytes, sha256_file
 from edgesmith.pipeline.host import host_outputs
 from edgesmith.pipeline.prepare import Prepared
+from edgesmith.pipeline.store import Store
 from edgesmith.pipeline.workspace import Workspace
 from edgesmith.toolchain import versions
 from edgesmith.types import Artifact, Comparison, Model, SampleSet, Scheme
@@ -77,14 +78,11 @@ def build(wanted: Wanted, prepared: Prepared, work: Workspace, session: BoardSes
     store = work.store
     key = store.key("artifact", artifact_inputs(wanted, calibration))
     step = work.replay.step(wanted.label, [f"model sha256 {wanted.model.sha256}", f"artifact key {key}"])
-    entry = store.find("artifact", key, label=wanted.label)
     started = time.monotonic()
-    if entry is not None:
-        stored = _ARTIFACT.validate_python(entry.record["artifact"])
-        artifact = replace(stored, path=entry.folder / stored.path.name)
-        if sha256_file(artifact.path) == artifact.sha256:
-            comparison = _verify(wanted, artifact, prepared, work, session)
-            return Built(wanted=wanted, artifact=artifact, comparison=comparison, cached=True, seconds=0.0)
+    kept = kept_artifact(wanted, calibration, store)
+    if kept is not None:
+        comparison = _verify(wanted, kept, prepared, work, session)
+        return Built(wanted=wanted, artifact=kept, comparison=comparison, cached=True, seconds=0.0)
     with store.making("artifact", key) as draft, work.progress.task(f"compile {wanted.target} {wanted.variant}"):
         request = CompileRequest(
             scheme=wanted.scheme,
@@ -101,6 +99,16 @@ def build(wanted: Wanted, prepared: Prepared, work: Workspace, session: BoardSes
     seconds = time.monotonic() - started
     (step / "artifact.sha256").write_text(f"{artifact.sha256}  {artifact.path.name}\n", encoding="utf-8")
     return Built(wanted=wanted, artifact=artifact, comparison=comparison, cached=False, seconds=seconds)
+
+
+def kept_artifact(wanted: Wanted, calibration: SampleSet | None, store: Store) -> Artifact | None:
+    """The artifact from the store, its file whole; None where it has to be made."""
+    entry = store.find("artifact", store.key("artifact", artifact_inputs(wanted, calibration)), label=wanted.label)
+    if entry is None:
+        return None
+    stored = _ARTIFACT.validate_python(entry.record["artifact"])
+    artifact = replace(stored, path=entry.folder / stored.path.name)
+    return artifact if sha256_file(artifact.path) == artifact.sha256 else None
 
 
 def artifact_inputs(wanted: Wanted, calibration: SampleSet | None) -> dict[str, object]:
@@ -146,13 +154,13 @@ def _comparison(record: dict[str, Any]) -> Comparison:
 
 def _infer(session: BoardSession, artifact: Artifact, x: NDArray[np.generic]) -> tuple[NDArray[np.float32], ...]:
     try:
-        outputs, quantization = session.infer(artifact, x)
+        found = session.infer(artifact, x)
     except InfrastructureError as error:
         raise ModelError(
             f"{artifact.path.name}: the compiled model does not run on this machine: {error.what}",
             next_step=error.next_step,
         ) from error
-    return dequantize(outputs, quantization)
+    return dequantize(found.outputs, found.quantization)
 
 
 def _check_bounds(

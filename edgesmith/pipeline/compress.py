@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,12 +76,36 @@ def compress(prepared: Prepared, work: Workspace) -> tuple[StepOutcome, ...]:
     Returns:
         The original first, then one outcome per step; the last one's model is the compressed model.
     """
+    _refuse_early(prepared, work)
     outcomes = [StepOutcome(label="original", params={}, model=prepared.model, seconds=0.0, cached=True)]
     for spec in prepared.recipe.steps:
         if techniques.get(spec.name).COMPILE_TIME:
             continue
         outcomes.append(_step(spec, outcomes[-1].model, prepared, work))
     return tuple(outcomes)
+
+
+def _refuse_early(prepared: Prepared, work: Workspace) -> None:
+    """Lets every step look at the model before the first one spends an hour."""
+    if prepared.model.kind != "keras" or steps_are_kept(prepared, work.store):
+        return
+    network = open_keras(prepared.model)
+    recipes.check_steps(prepared.recipe, network, _context(prepared, work, "checked"), _where(prepared))
+
+
+def _where(prepared: Prepared) -> Callable[[int], str]:
+    return lambda index: prepared.loaded.where("recipe", index)
+
+
+def _context(prepared: Prepared, work: Workspace, key: str) -> Context:
+    return Context(
+        train=prepared.train,
+        calibration=prepared.calibration,
+        seed=prepared.loaded.config.seed,
+        progress=work.progress,
+        workdir=work.store.workdir("step", key),
+        root=prepared.loaded.root,
+    )
 
 
 def _step(spec: StepSpec, parent: Model, prepared: Prepared, work: Workspace) -> StepOutcome:
@@ -100,15 +124,8 @@ def _step(spec: StepSpec, parent: Model, prepared: Prepared, work: Workspace) ->
             notes=tuple(entry.record["notes"]),
         )
     started = time.monotonic()
-    context = Context(
-        train=prepared.train,
-        calibration=prepared.calibration,
-        seed=prepared.loaded.config.seed,
-        progress=work.progress,
-        workdir=store.workdir("step", key),
-    )
     before = open_keras(parent)
-    applied = recipes.apply_step(before, spec, context)
+    applied = recipes.apply_step(before, spec, _context(prepared, work, key))
     with store.making("step", key) as draft:
         model = save_keras(
             applied.model, draft.folder / "model.keras", sha256=key, origin=f"{parent.origin} > {spec.name}"

@@ -10,7 +10,8 @@ from calibration import checks
 from calibration.samples import load_samples, synthetic_samples
 from edgesmith.config import DataSource, LoadedConfig
 from edgesmith.errors import DataError, ModelError
-from edgesmith.pipeline.workspace import Workspace
+from edgesmith.pipeline.store import Store
+from edgesmith.progress import Progress
 from edgesmith.types import Finding, Model, Recipe, SampleSet, Scheme, TensorSpec
 from optimizer import recipe as recipes
 from optimizer.load import load_model
@@ -39,7 +40,7 @@ class Prepared:
     findings: tuple[Finding, ...]
 
 
-def prepare(loaded: LoadedConfig, work: Workspace, *, allow_synthetic: bool = False) -> Prepared:
+def prepare(loaded: LoadedConfig, store: Store, progress: Progress, *, allow_synthetic: bool = False) -> Prepared:
     """Reads everything the config names and refuses what cannot work.
 
     Raises:
@@ -49,16 +50,16 @@ def prepare(loaded: LoadedConfig, work: Workspace, *, allow_synthetic: bool = Fa
     """
     config = loaded.config
     recipe = recipes.parse_recipe(loaded)
-    with work.progress.task(f"load {config.model.name}"):
+    with progress.task(f"load {config.model.name}"):
         model = load_model(
-            loaded.resolve(config.model), workdir=work.store.root / "models", allow_lambda=config.allow_lambda
+            loaded.resolve(config.model), workdir=store.root / "models", allow_lambda=config.allow_lambda
         )
-    recipes.check_against_model(recipe, model)
+    recipes.check_against_model(recipe, model, lambda index: loaded.where("recipe", index))
     spec = _single_input(model)
     n_classes = _class_count(model) if config.task.metric in ("top1", "top5") else None
 
     def load(source: DataSource, role: Role) -> SampleSet:
-        return load_samples(source, role=role, spec=spec, root=loaded.root, seed=config.seed, progress=work.progress)
+        return load_samples(source, role=role, spec=spec, root=loaded.root, seed=config.seed, progress=progress)
 
     evaluation = load(config.data.evaluation, "evaluation")
     calibration = _calibration(loaded, recipe, spec, load, allow_synthetic=allow_synthetic)

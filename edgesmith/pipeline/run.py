@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgesmith.config import LoadedConfig
-from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ConfigError, EdgesmithError, InternalError
+from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ConfigError, EdgesmithError, InternalError, Terminated
 from edgesmith.files import sha256_bytes
 from edgesmith.pipeline import assemble, run_folder, stages
 from edgesmith.pipeline.host import host_outputs
@@ -22,10 +22,6 @@ from edgesmith.pipeline.workspace import Workspace
 from edgesmith.progress import Progress
 from edgesmith.report import write_reports
 from edgesmith.result import Result
-
-
-class Terminated(BaseException):
-    """SIGTERM came: like Ctrl-C, with an exit code of its own."""
 
 
 def run(loaded: LoadedConfig, options: RunOptions, progress: Progress) -> tuple[Result, Path]:
@@ -93,7 +89,7 @@ def _kept_readable(recorder: Recorder, folder: run_folder.RunFolder) -> Iterator
 def _whole_way(stage: Stage, options: RunOptions) -> None:
     recorder = stage.recorder
     devices = stages.devices(stage.loaded, options.devices, options.inventory)
-    prepared = prepare(stage.loaded, stage.work, allow_synthetic=options.allow_synthetic)
+    prepared = prepare(stage.loaded, stage.work.store, stage.work.progress, allow_synthetic=options.allow_synthetic)
     stages.record_inputs(prepared, recorder)
     stages.meet_boards(stage, devices, prepared)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from calibration import checks
 from device_tests.accuracy import agreement, evaluate
-from device_tests.inventory import load_inventory
+from device_tests.inventory import find_inventory, load_inventory
 from device_tests.session import BoardSession
 from edgesmith.config import LoadedConfig
 from edgesmith.errors import BoardError, InfrastructureError
@@ -52,7 +52,7 @@ def devices(loaded: LoadedConfig, named: Sequence[str], inventory: Path | None) 
     Raises:
         ConfigError: a name that the inventory does not have.
     """
-    known = load_inventory(inventory, beside=loaded.root)
+    known = load_inventory(inventory or find_inventory(loaded.path))
     return tuple(known.get(name) for name in dict.fromkeys(named or loaded.config.devices))
 
 
@@ -140,7 +140,7 @@ def compile_all(
     """
     plan = {device.name: _wanted(stage, device, prepared, steps) for device in wanted}
     made: dict[Wanted, Built] = {}
-    here = load_inventory(None, beside=stage.loaded.root).get("local")
+    here = load_inventory(None).get("local")
     with stage.session(here) as session:
         for item in dict.fromkeys(item for items in plan.values() for item in items):
             made[item] = build(item, prepared, stage.work, session)

@@ -1,0 +1,117 @@
+"""`edgesmith plan`: the steps `run` would take, and which of them are kept already. Makes nothing, reaches no board."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgesmith.config import LoadedConfig
+from edgesmith.pipeline import boards, stages
+from edgesmith.pipeline.build import Wanted, artifact_inputs, kept_artifact, wanted_for
+from edgesmith.pipeline.compress import step_key
+from edgesmith.pipeline.prepare import Prepared, prepare, scheme_of
+from edgesmith.pipeline.select import select_targets
+from edgesmith.pipeline.store import Store
+from edgesmith.progress import Silent
+from edgesmith.types import Device, Model
+from optimizer import recipe as recipes
+from optimizer import techniques
+
+KEPT = "kept"
+TO_DO = "to do"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """One line of a plan.
+
+    Attributes:
+        state: "kept" or "to do".
+    """
+
+    label: str
+    state: str
+    detail: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """For --json."""
+        return {"label": self.label, "state": self.state, "detail": self.detail}
+
+
+def make_plan(
+    loaded: LoadedConfig,
+    runs_dir: Path,
+    *,
+    devices: Sequence[str] = (),
+    inventory: Path | None = None,
+    allow_synthetic: bool = False,
+) -> tuple[PlannedStep, ...]:
+    """Reads model and data, checks the recipe, and looks every step up in the store.
+
+    Raises:
+        InputError: whatever `run` would refuse before any work.
+    """
+    store = Store(runs_dir / ".cache")
+    prepared = prepare(loaded, store, Silent(), allow_synthetic=allow_synthetic)
+    wanted = stages.devices(loaded, devices, inventory)
+    return tuple(_steps(prepared, wanted, store))
+
+
+def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterator[PlannedStep]:
+    yield PlannedStep("load", KEPT, f"{prepared.model.origin}, {prepared.model.parameters} parameters")
+    model, known = prepared.model, True
+    for spec in prepared.recipe.steps:
+        if techniques.get(spec.name).COMPILE_TIME:
+            continue
+        key = step_key(store, spec, model, prepared)
+        known = known and store.find("step", key) is not None
+        model = replace(model, sha256=key)
+        shown = ", ".join(f"{name}={value}" for name, value in spec.params.items() if value not in (None, [], ()))
+        yield PlannedStep(spec.name, KEPT if known else TO_DO, shown)
+    seen: dict[Wanted, PlannedStep] = {}
+    measured = []
+    for device in wanted:
+        items = _artifacts(prepared, device, model, store)
+        for item in items:
+            seen.setdefault(item, _artifact_step(item, prepared, store))
+        measured.append(_measure_step(device, items, prepared, store))
+    yield from seen.values()
+    yield from measured
+
+
+def _artifacts(prepared: Prepared, device: Device, compressed: Model, store: Store) -> tuple[Wanted, ...]:
+    info = boards.remembered_info(device, store)
+    scheme = scheme_of(prepared.recipe)
+    selection = select_targets(prepared.loaded, device, prepared.model, scheme, info)
+    return tuple(
+        item
+        for target in selection.names
+        for item in wanted_for(
+            target,
+            info.machine if info else "",
+            original=prepared.model,
+            compressed=compressed,
+            scheme=scheme,
+            per_channel=recipes.quant_request(prepared.recipe).per_channel,
+            has_recipe=bool(prepared.recipe.steps),
+        )
+    )
+
+
+def _artifact_step(item: Wanted, prepared: Prepared, store: Store) -> PlannedStep:
+    key = store.key("artifact", artifact_inputs(item, prepared.calibration))
+    state = KEPT if store.find("artifact", key) else TO_DO
+    return PlannedStep(item.label, state, f"{item.scheme.precision}{f' for {item.isa}' if item.isa else ''}")
+
+
+def _measure_step(device: Device, items: Sequence[Wanted], prepared: Prepared, store: Store) -> PlannedStep:
+    label = f"measure-{device.name}"
+    runs = prepared.loaded.config.measure
+    detail = f"{len(items)} artifacts in turns, {len(prepared.evaluation)} samples, {runs.min_runs}+ timed runs each"
+    artifacts = [kept_artifact(item, prepared.calibration, store) for item in items]
+    if any(artifact is None for artifact in artifacts):
+        return PlannedStep(label, TO_DO, detail)
+    shas = [artifact.sha256 for artifact in artifacts if artifact]
+    key = boards.measurement_key(device, shas, prepared, store)
+    return PlannedStep(label, KEPT if store.find("measurement", key) else TO_DO, detail)
