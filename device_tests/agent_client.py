@@ -7,12 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from device_tests.agent.protocol import GRACE_S, MARKER, PROTOCOL, request
-from device_tests.agent_zip import agent_sha256
 from device_tests.connection import Process
 from device_tests.deadline import Deadline
 from edgesmith.errors import BoardError, DeadlineExceeded
-
-__all__ = ["AgentClient", "Refused", "agent_sha256", "last_lines"]
 
 Event = Callable[[Mapping[str, Any]], None]
 

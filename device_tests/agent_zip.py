@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import zipfile
 from collections.abc import Mapping
@@ -39,9 +38,3 @@ def build_agent(extra: Mapping[str, bytes] | None = None) -> AgentZip:
         for name in sorted(members):
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), members[name])
     return AgentZip(content=buffer.getvalue(), sha256=sha256_bytes(buffer.getvalue()))
-
-
-@functools.cache
-def agent_sha256() -> str:
-    """Hash of the agent that ships: part of a measurement's identity."""
-    return build_agent().sha256

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from device_tests.agent_client import AgentClient, Refused
-from device_tests.agent_zip import AgentZip
+from device_tests.agent_zip import AgentZip, build_agent
 from device_tests.connection import Connection
 from device_tests.deadline import Deadline
 from edgesmith.errors import BoardError
@@ -19,6 +19,8 @@ from edgesmith.progress import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+__all__ = ["AgentZip", "EncodedInputs", "build_agent", "encode_inputs", "ensure_agent", "push"]
 
 _OLDEST_PYTHON = (3, 6)
 

@@ -34,7 +34,7 @@ def board_info(told: Mapping[str, Any], agent_sha256: str) -> BoardInfo:
     same = ("system", "kernel", "python", "numpy", "model", "cpu", "cores", "memory_bytes", "runtimes", "emulated")
     # 32-bit systems on a 64-bit kernel call their machine aarch64; wheels go by the platform.
     narrow = told["machine"] == "aarch64" and told["pointer_bits"] == 32
-    machine = "armv7l (32-bit on aarch64)" if narrow else told["machine"]
+    machine = "armv7l" if narrow else told["machine"]
     runners = tuple(told["runners"])
     return BoardInfo(machine=machine, agent_sha256=agent_sha256, runners=runners, **{key: told[key] for key in same})
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from device_tests import deploy, measure
 from device_tests.agent_client import AgentClient, Refused
+from device_tests.agent_zip import AgentZip, build_agent
 from device_tests.connection import Connection, Process
 from device_tests.deadline import Deadline
 from device_tests.local import Local
@@ -59,7 +60,7 @@ class BoardSession:
         local_root: Path,
         progress: Progress,
         connect_timeout_s: float = 30.0,
-        agent: deploy.AgentZip | None = None,
+        agent: AgentZip | None = None,
     ) -> None:
         """Prepares; nothing is reached before `__enter__`.
 
@@ -75,7 +76,7 @@ class BoardSession:
         self._local_root = local_root
         self._progress = progress
         self._connect_timeout_s = connect_timeout_s
-        self._zip = agent or deploy.build_agent()
+        self._zip = agent or build_agent()
         self._stack = contextlib.ExitStack()
         self._connection: Connection | None = None
         self._process: Process | None = None
