@@ -80,6 +80,17 @@ def import_onnxruntime() -> Any:
     return _import("onnxruntime", extra="onnx")
 
 
+@contextlib.contextmanager
+def third_party_warnings() -> Iterator[None]:
+    """Ignores the warnings that the frameworks raise about their own code when they load, save and read weights."""
+    with warnings.catch_warnings():
+        # Keras 3.15 and TensorFlow 2.21 lack the `copy` argument that numpy 2 asks `__array__` for.
+        warnings.filterwarnings("ignore", message="__array__ implementation doesn't accept a copy keyword")
+        # tf_keras advises its own format when HDF5 is used; h5py and both Keras do so for files we only read.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"(tf_)?keras\.|h5py")
+        yield
+
+
 def _import(name: str, *, extra: str, after: str | None = None) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
