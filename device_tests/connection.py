@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from device_tests.deadline import Deadline
+from edgesmith.errors import BoardError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,15 @@ class CommandResult:
     signal: str | None
     stdout: bytes
     stderr: bytes
+
+
+def ended_error(doing: str, ended: CommandResult) -> BoardError:
+    """The error for a program that should still be running."""
+    how = f"by signal {ended.signal}" if ended.signal else f"with exit status {ended.exit_status}"
+    why = " (probably out of memory)" if ended.signal == "KILL" else ""
+    lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()[-10:]
+    log = "".join(f"\n    {line}" for line in lines)
+    return BoardError(f"{doing} ended {how}{why}.", next_step=f"Its last lines:{log}" if log else "")
 
 
 class Process(Protocol):

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from device_tests.connection import CommandResult
+from device_tests.connection import CommandResult, ended_error
 from device_tests.deadline import Deadline
 from edgesmith.errors import BoardError, ConnectionLost, DeadlineExceeded
 
@@ -192,19 +192,7 @@ class LocalProcess:
 
     def _ended(self) -> BoardError:
         ended = self.close(Deadline.after(2))
-        return ended_error("local", self._name, ended)
-
-
-def ended_error(address: str, name: str, ended: CommandResult) -> BoardError:
-    """The error for a program that should still be running."""
-    how = f"by signal {ended.signal}" if ended.signal else f"with exit status {ended.exit_status}"
-    killed = ended.signal == "KILL"
-    lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()[-10:]
-    log = "".join(f"\n    {line}" for line in lines)
-    return BoardError(
-        f"{address}: '{name}' ended {how}{' (probably out of memory)' if killed else ''}.",
-        next_step=f"Its last lines:{log}" if log else "",
-    )
+        return ended_error(f"local: '{self._name}'", ended)
 
 
 def _result(code: int, stdout: bytes, stderr: bytes) -> CommandResult:

@@ -1,0 +1,390 @@
+"""SSH boards on this machine, for tests: ours, and of whoever tests without hardware.
+
+`InProcessBoard` needs nothing: asyncssh's own server in a thread, with real SFTP and real processes behind it.
+`SshdBoard` is a real OpenSSH sshd as an ordinary process. Both have keys of their own and never touch ~/.ssh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import getpass
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import asyncssh
+
+from device_tests.deadline import Deadline
+from device_tests.ssh_loop import LoopThread
+from edgesmith.types import Device
+
+SSHD = Path("/usr/sbin/sshd")  # sshd insists on being called by its absolute path
+_READY_S = 10.0
+
+
+class LoopbackBoard(Protocol):
+    """What both kinds can do.
+
+    Attributes:
+        home: the login folder.
+        port: where it listens.
+    """
+
+    home: Path
+    port: int
+
+    def device(self, name: str = "board") -> Device:
+        """The inventory's view of it: own user key, own known_hosts."""
+
+    def drop(self) -> None:
+        """Cuts every connection; what runs there is not told more than that its stdin has ended."""
+
+    def new_host_key(self) -> None:
+        """The board was set up anew, or somebody is in between; known_hosts keeps the old key."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class _Keys:
+    """Keys and known_hosts of a board, as files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.host, self.user, self.known_hosts = folder / "host_key", folder / "user_key", folder / "known_hosts"
+        for path in (self.host, self.user):
+            self.make(path)
+
+    def make(self, path: Path) -> None:
+        """Writes a fresh key pair."""
+        path.unlink(missing_ok=True)
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        key.write_private_key(path)
+        path.chmod(0o600)
+        key.write_public_key(path.with_name(path.name + ".pub"))
+
+    def trust(self, port: int) -> None:
+        """Writes known_hosts for the host key of now."""
+        public = self.host.with_name("host_key.pub").read_text()
+        self.known_hosts.write_text(f"[127.0.0.1]:{port} {public}")
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the host key of now."""
+        return asyncssh.read_public_key(self.host.with_name("host_key.pub")).get_fingerprint()
+
+    def device(self, name: str, port: int, user: str) -> Device:
+        """See `LoopbackBoard.device`."""
+        return Device(
+            name=name,
+            transport="ssh",
+            host="127.0.0.1",
+            port=port,
+            user=user,
+            identity_file=self.user,
+            known_hosts=self.known_hosts,
+            python=sys.executable,
+            workdir="edgesmith",
+        )
+
+
+class InProcessBoard:
+    """asyncssh's server in a thread of this process. Use as a context manager.
+
+    Attributes:
+        free_bytes: what SFTP says is free; None asks the disk.
+        fail_after: SFTP writes beyond this many bytes of a file fail as on a full disk.
+        flip: SFTP writes arrive with a byte changed.
+        greeting: shell that every command starts with: a chatty login.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """`folder`: for keys and the login folder."""
+        self.home = folder / "home"
+        self.home.mkdir(parents=True)
+        self.keys = _Keys(folder)
+        self.port = 0
+        self.free_bytes: int | None = None
+        self.fail_after: int | None = None
+        self.flip = False
+        self.greeting = ""
+        self._connections: set[asyncssh.SSHServerConnection] = set()
+        self._loop: LoopThread | None = None
+        self._server: asyncssh.SSHAcceptor | None = None
+
+    def device(self, name: str = "board") -> Device:
+        """See `LoopbackBoard.device`."""
+        return self.keys.device(name, self.port, "pi")
+
+    def drop(self) -> None:
+        """See `LoopbackBoard.drop`."""
+        self._do(self._abort())
+
+    def new_host_key(self) -> None:
+        """See `LoopbackBoard.new_host_key`."""
+        self.keys.make(self.keys.host)
+        self._do(self._restart())
+
+    def __enter__(self) -> Self:
+        self._loop = LoopThread()
+        self._do(self._listen())
+        self.keys.trust(self.port)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._do(self._stop())
+        if self._loop is not None:
+            self._loop.stop()
+
+    def _do(self, work: asyncio._CoroutineLike[None]) -> None:
+        if self._loop is None:
+            raise RuntimeError("the board is not started")
+        self._loop.call(work, Deadline.after(_READY_S), "loopback board")  # type: ignore[arg-type]
+
+    async def _listen(self) -> None:
+        self._server = await asyncssh.listen(
+            "127.0.0.1",
+            self.port,
+            server_host_keys=[str(self.keys.host)],
+            authorized_client_keys=str(self.keys.user.with_name("user_key.pub")),
+            process_factory=self._handle,
+            sftp_factory=lambda channel: _Sftp(channel, self),
+            server_factory=lambda: _Server(self._connections),
+            encoding=None,
+        )
+        self.port = self._server.get_port()
+
+    async def _abort(self) -> None:
+        for connection in tuple(self._connections):
+            connection.abort()
+
+    async def _stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+        await self._abort()
+        # Processes see the end of their stdin and leave; their pipes close on this loop.
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.wait(others, timeout=_READY_S / 2) if others else None
+
+    async def _restart(self) -> None:
+        await self._stop()
+        await self._listen()
+
+    async def _handle(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        pipe = asyncio.subprocess.PIPE
+        child = await asyncio.create_subprocess_exec(
+            "/bin/sh",
+            "-c",
+            self.greeting + (process.command or "exit 0"),
+            cwd=self.home,
+            env={**os.environ, "HOME": str(self.home)},
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            start_new_session=True,
+        )
+        # asyncssh only knows signals for streams; a process group gets them here, as sshd gives them.
+        process.signal_received = lambda signal: _signal(child.pid, signal)  # type: ignore[method-assign]
+        await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
+        status = await child.wait()
+        if status < 0:
+            process.exit_with_signal(signal.Signals(-status).name.removeprefix("SIG"))
+        else:
+            process.exit(status)
+
+
+def _signal(group: int, name: str) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.Signals[f"SIG{name}"])
+
+
+class _Server(asyncssh.SSHServer):
+    def __init__(self, connections: set[asyncssh.SSHServerConnection]) -> None:
+        self._connections = connections
+        self._connection: asyncssh.SSHServerConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+        self._connections.add(conn)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        if self._connection is not None:
+            self._connections.discard(self._connection)
+
+
+class _Sftp(asyncssh.SFTPServer):
+    """Real files below the login folder, with the disk's faults on request."""
+
+    def __init__(self, channel: asyncssh.SSHServerChannel[bytes], board: InProcessBoard) -> None:
+        super().__init__(channel)
+        self._board = board
+
+    def map_path(self, path: bytes) -> bytes:
+        return os.path.join(os.fsencode(self._board.home), path)  # noqa: PTH118 - bytes
+
+    def statvfs(self, path: bytes) -> asyncssh.SFTPVFSAttrs:
+        found = asyncssh.SFTPVFSAttrs.from_local(os.statvfs(self.map_path(path)))
+        if self._board.free_bytes is not None:
+            found.frsize, found.bavail = 1, self._board.free_bytes
+        return found
+
+    def write(self, file_obj: object, offset: int, data: bytes) -> int:
+        if self._board.fail_after is not None and offset + len(data) > self._board.fail_after:
+            raise asyncssh.SFTPFailure("Failure")
+        if self._board.flip:
+            data = bytes([data[0] ^ 1]) + data[1:]
+        return super().write(file_obj, offset, data)  # type: ignore[return-value]
+
+
+class SshdBoard:
+    """A real sshd as an ordinary process. Logs in as whoever runs the test. Use as a context manager."""
+
+    def __init__(self, folder: Path, *, options: Sequence[str] = (), prepare: str = "") -> None:
+        """Writes keys and configuration.
+
+        Args:
+            folder: for keys and the login folder; the login user must be able to enter it.
+            options: further lines of sshd_config; they win.
+            prepare: shell run before sshd in a mount namespace of its own, as root: a full disk, a read-only home.
+        """
+        self.home = folder / "home"
+        self.home.mkdir(parents=True)
+        self.keys = _Keys(folder)
+        self.port = _free_port()
+        self._options = options
+        self._prepare = prepare
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def device(self, name: str = "board") -> Device:
+        """See `LoopbackBoard.device`."""
+        # Absolute: sshd starts programs in the user's own folder, whatever HOME says.
+        return dataclasses.replace(
+            self.keys.device(name, self.port, getpass.getuser()), workdir=f"{self.home}/edgesmith"
+        )
+
+    def drop(self) -> None:
+        """See `LoopbackBoard.drop`."""
+        if self._process is not None:
+            for pid in _children(self._process.pid, "sshd"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def new_host_key(self) -> None:
+        """See `LoopbackBoard.new_host_key`."""
+        self._stop()
+        self.keys.make(self.keys.host)
+        self._start()
+
+    def __enter__(self) -> Self:
+        self.keys.trust(self.port)
+        self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _start(self) -> None:
+        folder = self.keys.folder
+        config = folder / "sshd_config"
+        config.write_text("\n".join([*self._options, *self._lines()]) + "\n")
+        if os.getuid() == 0:
+            Path("/run/sshd").mkdir(mode=0o755, parents=True, exist_ok=True)
+        command = [str(SSHD), "-D", "-f", str(config), "-E", str(folder / "sshd.log")]
+        if self._prepare:
+            script = f"{self._prepare}\nexec {shlex.join(command)}"
+            command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script]
+        self._process = subprocess.Popen(
+            # It dies with the thread that started it: nothing stays behind a killed test run.
+            ["setpriv", "--pdeathsig", "KILL", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._wait_for_banner()
+
+    def _lines(self) -> list[str]:
+        return [
+            "ListenAddress 127.0.0.1",
+            f"Port {self.port}",
+            f"HostKey {self.keys.host}",
+            "PidFile none",
+            f"AuthorizedKeysFile {self.keys.user}.pub",
+            f"AllowUsers {getpass.getuser()}",
+            "PasswordAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "PermitRootLogin prohibit-password",
+            "UsePAM no",  # a non-root sshd cannot use PAM
+            "StrictModes no",  # the keys lie below a world-writable temporary folder
+            "UseDNS no",
+            "PrintMotd no",
+            "MaxStartups 100:30:200",  # the default drops more than 10 parallel logins at random
+            "MaxSessions 50",
+            f"SetEnv HOME={self.home}",  # else the user's own shell start-up files run
+            "Subsystem sftp internal-sftp",
+        ]
+
+    def _wait_for_banner(self) -> None:
+        """Ready is the banner read: a connect alone can succeed before."""
+        until = time.monotonic() + _READY_S
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as link:
+                link.settimeout(_READY_S)
+                if link.recv(4) == b"SSH-":
+                    return
+            time.sleep(0.02)
+        self._stop()
+        log = self.keys.folder / "sshd.log"
+        raise RuntimeError(f"sshd did not start: {log.read_text() if log.exists() else 'no log'}")
+
+    def _stop(self) -> None:
+        if self._process is None:
+            return
+        for pid in [*_children(self._process.pid, "sshd"), self._process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self._process.communicate(timeout=_READY_S)
+        self._process = None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _children(pid: int, name: str) -> list[int]:
+    """Pids below `pid` whose program's name starts with `name`."""
+    below: dict[int, list[int]] = {}
+    names: dict[int, str] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                program, _, rest = (folder / "stat").read_text().partition("(")[2].rpartition(")")
+                below.setdefault(int(rest.split()[1]), []).append(int(folder.name))
+                names[int(folder.name)] = program
+    found: list[int] = []
+    todo = [pid]
+    while todo:
+        todo += (children := below.get(todo.pop(), []))
+        found += [child for child in children if names[child].startswith(name)]
+    return found
