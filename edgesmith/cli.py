@@ -235,9 +235,11 @@ def _print_result(result: Result, folder: Path, *, as_json: bool) -> None:
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
     else:
+        from rich.console import Console
+
         from edgesmith.console import print_result
 
-        print_result(result, folder)
+        print_result(result, Console(), folder)
     raise typer.Exit(result.exit_code or 0)
 
 

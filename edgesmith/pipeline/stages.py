@@ -13,7 +13,7 @@ from device_tests.session import BoardSession
 from edgesmith.config import LoadedConfig
 from edgesmith.errors import BoardError, InfrastructureError
 from edgesmith.pipeline import assemble, boards
-from edgesmith.pipeline.build import Built, Wanted, build, wanted_for
+from edgesmith.pipeline.build import Built, Variant, Wanted, build, wanted_for
 from edgesmith.pipeline.compress import StepOutcome, compress, steps_are_kept
 from edgesmith.pipeline.facts import model_facts
 from edgesmith.pipeline.host import Outputs, host_outputs
@@ -190,7 +190,7 @@ def measure_device(
     recorder = stage.recorder
     if error := stage.dead.get(device.name):
         names = select_targets(stage.loaded, device, prepared.model, scheme_of(prepared.recipe), None).names
-        variants = ("float", "compressed") if prepared.recipe.steps else ("float",)
+        variants: tuple[Variant, ...] = ("float", "compressed") if prepared.recipe.steps else ("float",)
         recorder.add_results([assemble.failed(device, name, v, error) for name in names for v in variants])
         return
     label = f"measure-{device.name}"

@@ -1,0 +1,199 @@
+"""`edgesmith measure`: one compiled model on devices, without a config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import targets
+from calibration.checks import check_samples
+from calibration.samples import load_samples
+from device_tests.accuracy import dequantize, evaluate
+from device_tests.inventory import find_inventory, load_inventory
+from device_tests.latency import summarise
+from device_tests.session import BoardSession
+from edgesmith.config import DataSource
+from edgesmith.errors import InfrastructureError, ModelError
+from edgesmith.files import gzip_size, sha256_file
+from edgesmith.progress import Progress
+from edgesmith.result import AccuracyRecord, LatencyRecord
+from edgesmith.types import Accuracy, Artifact, Measurement, MeasureProtocol, SampleSet, TensorSpec, Validity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One device's figures, or why there are none."""
+
+    device: str
+    artifact_sha256: str
+    latency_ms: LatencyRecord | None
+    accuracy: AccuracyRecord | None
+    accuracy_reason: str | None
+    peak_rss_bytes: int | None
+    runner: str | None
+    emulated: bool | None
+    validity: Validity
+    reasons: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """For --json; names as in `result.json`."""
+        return {
+            "device": self.device,
+            "emulated": self.emulated,
+            "artifact": {"sha256": self.artifact_sha256},
+            "latency_ms": self.latency_ms and self.latency_ms.model_dump(),
+            "accuracy": self.accuracy and self.accuracy.model_dump(),
+            "accuracy_reason": self.accuracy_reason,
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "runner": self.runner,
+            "validity": self.validity.value,
+            "validity_reasons": list(self.reasons),
+        }
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        if self.latency_ms is None or self.latency_ms.p50 is None:
+            return f"{self.device}: no figures: {' '.join(self.reasons)}"
+        parts = [f"{self.device}: p50 {self.latency_ms.p50:.3f} ms"]
+        if self.latency_ms.p95 is not None:
+            parts.append(f"p95 {self.latency_ms.p95:.3f} ms")
+        parts.append(f"{self.latency_ms.n} runs")
+        if self.accuracy is not None:
+            parts.append(f"{self.accuracy.metric} {self.accuracy.value:.4g} over {self.accuracy.n} samples")
+        if self.peak_rss_bytes is not None:
+            parts.append(f"peak RSS {self.peak_rss_bytes / 1e6:.1f} MB")
+        parts.append(self.runner or "")
+        if self.emulated:
+            parts.append("EMULATED: this latency is emulation time")
+        note = "" if self.validity is Validity.VALID else f" [{self.validity}: {' '.join(self.reasons)}]"
+        return ", ".join(parts) + note
+
+
+def measure_artifact(
+    path: Path,
+    data: Path,
+    *,
+    devices: Sequence[str],
+    inventory: Path | None,
+    runs_dir: Path,
+    metric: str,
+    samples: int | None,
+    threads: int,
+    progress: Progress,
+) -> tuple[Row, ...]:
+    """Measures a compiled model on each device.
+
+    Args:
+        path: a .tflite or .onnx.
+        data: an .npz or an image folder.
+        devices: names of the inventory, or "local".
+        metric: where the data has labels.
+        samples: only so many, spread over the classes.
+        threads: of the runtime.
+
+    Raises:
+        InputError: the model, the data or a device's name.
+        InfrastructureError: no device could be measured.
+    """
+    artifact = read_artifact(path)
+    spec = _float_input(artifact)
+    known = load_inventory(inventory or find_inventory(None))
+    boards = [known.get(name) for name in devices]
+    source = DataSource(source=str(data.resolve()), samples=samples)
+    held = load_samples(source, role="evaluation", spec=spec, root=Path.cwd(), seed=0, progress=progress)
+    check_samples(held, spec, n_classes=None)
+    rows: list[Row] = []
+    failures: list[InfrastructureError] = []
+    for board in boards:
+        try:
+            with BoardSession(board, local_root=runs_dir / ".cache" / "local-board", progress=progress) as session:
+                (outcome,) = session.measure([artifact], held.x, MeasureProtocol(threads=threads))
+        except InfrastructureError as error:
+            outcome = error
+        if isinstance(outcome, InfrastructureError):
+            failures.append(outcome)
+            rows.append(_failed(board.name, artifact, outcome))
+        else:
+            rows.append(_row(outcome, held, metric))
+    if len(failures) == len(boards):
+        raise failures[0]
+    return tuple(rows)
+
+
+def read_artifact(path: Path) -> Artifact:
+    """The record of a compiled file that edgesmith may not have made itself.
+
+    Raises:
+        ModelError: not there, or no target has files of this kind.
+    """
+    formats = {targets.get(name).FORMAT: name for name in targets.names()}
+    name = formats.get(path.suffix.removeprefix("."))
+    if name is None:
+        known = ", ".join(f".{suffix}" for suffix in sorted(formats))
+        raise ModelError(f"{path}: no target runs files of this kind.", next_step=f"Give one of: {known}.")
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file.")
+    target = targets.get(name)
+    weights = list(target.kernels(path).values())
+    total = sum(kernel.size for kernel in weights)
+    return Artifact(
+        target=name,
+        path=path,
+        format=target.FORMAT,
+        precision="as found",
+        sha256=sha256_file(path),
+        signature=target.signature(path),
+        toolchain={},
+        made_from="",
+        size_bytes=path.stat().st_size,
+        gzip_bytes=gzip_size(path),
+        sparsity=sum(int((kernel == 0).sum()) for kernel in weights) / total if total else 0.0,
+    )
+
+
+def _float_input(artifact: Artifact) -> TensorSpec:
+    """The input as samples are given: an integer model's are floats, quantized on the board with its own scale."""
+    (spec, *more) = artifact.signature.inputs
+    if more:
+        raise ModelError(f"{artifact.path}: takes {len(more) + 1} inputs; samples are one array x so far.")
+    quantized = artifact.format == "tflite" and spec.dtype in ("int8", "int16")
+    return TensorSpec(name=spec.name, shape=(None, *spec.shape[1:]), dtype="float32" if quantized else spec.dtype)
+
+
+def _row(measured: Measurement, held: SampleSet, metric: str) -> Row:
+    accuracy: Accuracy | None = None
+    if held.y is not None:
+        outputs = dequantize(measured.outputs, measured.output_quantization)
+        accuracy = evaluate(metric, outputs, held.y, root=Path.cwd())
+    return Row(
+        device=measured.device,
+        artifact_sha256=measured.artifact_sha256,
+        latency_ms=summarise(measured.samples_ns),
+        accuracy=accuracy
+        and AccuracyRecord(
+            metric=accuracy.metric, value=accuracy.value, low=accuracy.low, high=accuracy.high, n=accuracy.n
+        ),
+        accuracy_reason=None if accuracy else "the data has no labels y",
+        peak_rss_bytes=measured.peak_rss_bytes,
+        runner=measured.runner,
+        emulated=measured.board.emulated,
+        validity=measured.validity,
+        reasons=measured.validity_reasons,
+    )
+
+
+def _failed(device: str, artifact: Artifact, error: InfrastructureError) -> Row:
+    return Row(
+        device=device,
+        artifact_sha256=artifact.sha256,
+        latency_ms=None,
+        accuracy=None,
+        accuracy_reason=error.what,
+        peak_rss_bytes=None,
+        runner=None,
+        emulated=None,
+        validity=Validity.UNKNOWN,
+        reasons=(str(error),),
+    )
