@@ -30,6 +30,7 @@ from edgesmith.types import Device
 
 SSHD = Path("/usr/sbin/sshd")  # sshd insists on being called by its absolute path
 _READY_S = 10.0
+_CHUNK = 1 << 16
 
 
 class LoopbackBoard(Protocol):
@@ -201,12 +202,33 @@ class InProcessBoard:
         )
         # asyncssh only knows signals for streams; a process group gets them here, as sshd gives them.
         process.signal_received = lambda signal: _signal(child.pid, signal)  # type: ignore[method-assign]
-        await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
+        feeding = asyncio.create_task(_feed(process.stdin, child.stdin))
+        await asyncio.gather(_drain(child.stdout, process.stdout), _drain(child.stderr, process.stderr))
         status = await child.wait()
+        feeding.cancel()
         if status < 0:
             process.exit_with_signal(signal.Signals(-status).name.removeprefix("SIG"))
         else:
             process.exit(status)
+
+
+async def _feed(source: asyncssh.SSHReader[bytes], target: asyncio.StreamWriter | None) -> None:
+    """What the client sends; when it ends, or the link does, the program's stdin ends. Nothing else tells it."""
+    if target is None:
+        return
+    with contextlib.suppress(OSError, asyncssh.Error):
+        while data := await source.read(_CHUNK):
+            target.write(data)
+            await target.drain()
+    target.close()
+
+
+async def _drain(source: asyncio.StreamReader | None, target: asyncssh.SSHWriter[bytes]) -> None:
+    """What the program says, as long as somebody listens."""
+    while source is not None and (data := await source.read(_CHUNK)):
+        with contextlib.suppress(OSError, asyncssh.Error):
+            target.write(data)
+            await target.drain()
 
 
 def _signal(group: int, name: str) -> None:

@@ -34,6 +34,8 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            # onnxruntime 1.31 reports home otherwise: a file in ~/.cache, and threads beside what is timed.
+            env=dict(os.environ, ORT_DISABLE_TELEMETRY="1"),
         )
         self._lines = Lines(os.dup(self._process.stdout.fileno()))
         self.log = _Watch(os.dup(self._process.stderr.fileno()), watch_for)
