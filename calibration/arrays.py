@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from edgesmith.types import Dim, TensorSpec
 
-_CHANNELS = (1, 3, 4)
-
 
 def fits(shape: tuple[int, ...], wanted: tuple[Dim, ...]) -> bool:
     """Whether a shape agrees with a signature's: same rank, and equal wherever the signature has a number."""
@@ -30,7 +28,11 @@ def channel_axis(wanted: tuple[Dim, ...]) -> int | None:
     """
     if len(wanted) != 4:
         return None
-    return 1 if wanted[3] not in _CHANNELS and wanted[1] in _CHANNELS else 3
+    for channels in ((1, 3), (4,)):  # 4 is more often a small height or width than a number of channels
+        for axis in (3, 1):
+            if wanted[axis] in channels:
+                return axis
+    return 3
 
 
 def add_channel(x: NDArray[Any], wanted: tuple[Dim, ...]) -> NDArray[Any]:

@@ -128,7 +128,7 @@ def _check_form(samples: SampleSet, spec: TensorSpec, where: str) -> None:
 
 
 def _check_finite(values: NDArray[Any], name: str, where: str) -> None:
-    if values.dtype.kind != "f":
+    if values.dtype.kind != "f" or values.size == 0:
         return
     # min and max pass NaN and infinity on, and need no array of flags as long as all is well.
     if np.isfinite(values.min()) and np.isfinite(values.max()):
@@ -197,7 +197,8 @@ def _content_findings(samples: SampleSet, n_classes: int | None, where: str) -> 
                 next_step=f"Name real samples under data.{samples.role}.",
             )
         )
-    if len(samples) > 1 and bool((samples.x == samples.x[:1]).all()):
+    x = samples.x
+    if len(x) > 1 and np.array_equal(x[0], x[-1]) and bool((x == x[:1]).all()):
         found.append(
             Finding(
                 severity="warning",

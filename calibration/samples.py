@@ -152,10 +152,10 @@ def _sample_set(
 
 def _from_npz(source: DataSource, path: Path, where: str, seed: int) -> _Raw:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DataError(f"{where}: {path} holds one bare array, not a .npz of x and y.")
-        with loaded as archive:
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"{where}: {path} holds one bare array, not a .npz of x and y.")
             if "x" not in archive:
                 found = ", ".join(f"'{name}'" for name in sorted(archive)) or "nothing"
                 raise DataError(

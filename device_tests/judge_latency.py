@@ -86,9 +86,8 @@ def _more_runs(value: float, interval: Interval, limit: float, runs: int) -> str
         return f"Raise measure.min_runs (now {runs} runs): too few for that end of the interval."
     need = runs * (abs(edge - value) / gap) ** 2 * 1.2 if gap > 0.0 else math.inf
     if need <= _MOST_RUNS_ADVISED:
-        return (
-            f"Raise measure.min_runs: about {math.ceil(need / 100) * 100:,} runs should settle it (there are {runs})."
-        )
+        advised = math.ceil(round(need / 100, 6)) * 100
+        return f"Raise measure.min_runs: about {advised:,} runs should settle it (there are {runs})."
     return (
         f"The latency is too near the limit for measure.min_runs to settle (there are {runs} runs): leave more room "
         "in the budget."
