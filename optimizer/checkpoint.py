@@ -85,7 +85,7 @@ def load(path: Path, key: str) -> Snapshot | None:
         starts over, which costs time and nothing else).
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         fields = json.loads(arrays.pop("position").tobytes())
         position = Position(**{**fields, "losses": tuple(fields["losses"])})
