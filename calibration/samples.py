@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from calibration import arrays, image_folder, user_arrays, user_code
+from calibration import arrays, image_folder, parts, user_arrays, user_code
 from edgesmith.errors import DataError
 from edgesmith.progress import Progress, Silent
 from edgesmith.types import SampleSet, TensorSpec
@@ -190,13 +190,19 @@ def _from_folder(
     source: DataSource, folder: Path, where: str, spec: TensorSpec, *, seed: int, progress: Progress
 ) -> _Raw:
     listing = image_folder.scan(folder, where)
-    files, y, told = listing.files, listing.y, _count(len(listing.files))
+    files, y = listing.files, listing.y
+    if source.part is not None:
+        inside = parts.within((file.read_bytes() for file in files), source.part, where)
+        files, y = tuple(files[i] for i in inside), y[inside]
+    told = _count(len(files))
     if source.samples is not None:
         chosen = arrays.choose(y, len(files), source.samples, seed, where)
         told = _count(len(chosen), len(files), y, seed)
         files, y = tuple(files[i] for i in chosen), y[chosen]
     pixels, how = image_folder.read(files, source, spec, where, progress)
     notes = [told, f"{len(listing.class_names)} classes in the order of their names as text", how]
+    if source.part is not None:
+        notes.insert(1, _share(source.part))
     if listing.others:
         notes.append(f"{listing.others} files that are no images left out")
     return _Raw(x=pixels, y=y, told=tuple(notes), class_names=listing.class_names)
@@ -207,11 +213,20 @@ def _chosen(source: DataSource, where: str, x: NDArray[Any], y: NDArray[Any] | N
     if x.ndim == 0:
         raise DataError(f"{where}: x is a single number; it must be an array [N, ...].")
     fitted = None if y is None else arrays.labels(y, len(x), where)
+    told_part: tuple[str, ...] = ()
+    if source.part is not None:
+        inside = parts.within((np.ascontiguousarray(sample).tobytes() for sample in x), source.part, where)
+        x, fitted = x[inside], None if fitted is None else fitted[inside]
+        told_part = (_share(source.part),)
     if source.samples is None:
-        return _Raw(x=x, y=fitted, told=(_count(len(x)),))
+        return _Raw(x=x, y=fitted, told=(_count(len(x)), *told_part))
     chosen = arrays.choose(fitted, len(x), source.samples, seed, where)
     told = _count(len(chosen), len(x), fitted, seed)
-    return _Raw(x=x[chosen], y=None if fitted is None else fitted[chosen], told=(told,))
+    return _Raw(x=x[chosen], y=None if fitted is None else fitted[chosen], told=(told, *told_part))
+
+
+def _share(part: tuple[float, float]) -> str:
+    return f"the share {part[0]:g} to {part[1]:g} of the source, by content"
 
 
 def _count(n: int, of: int | None = None, y: NDArray[Any] | None = None, seed: int = 0) -> str:

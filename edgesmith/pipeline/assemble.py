@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from device_tests.accuracy import accuracy_drop_pp, agreement, dequantize, evaluate
+from device_tests.accuracy import (
+    accuracy_drop_pp,
+    agreement,
+    dequantize,
+    drop_interval_pp,
+    evaluate,
+    top1_correct,
+)
 from device_tests.judge import JudgedFigures, judge
 from device_tests.latency import summarise
 from edgesmith.errors import EXIT_OK, GateFailed, InfrastructureError, UnstableMeasurement
@@ -174,8 +181,13 @@ def _judge(built: Built, mine: _Figures, baseline: _Figures | None, prepared: Pr
     if built.wanted.variant == "float" and prepared.recipe.steps:
         text = "the float model: what the compressed one is compared with; the budget is not applied to it"
         return Judgement(verdict=Verdict.PASS, findings=(Finding(severity="info", code="reference", text=text),))
+    judged = mine.judged
+    labels = prepared.evaluation.y
+    if baseline is not None and labels is not None and mine.accuracy.metric == "top1":
+        interval = drop_interval_pp(top1_correct(baseline.outputs, labels), top1_correct(mine.outputs, labels))
+        judged = replace(judged, drop_interval_pp=interval)
     return judge(
-        prepared.loaded.config.budget, compressed=mine.judged, baseline=None if baseline is None else baseline.judged
+        prepared.loaded.config.budget, compressed=judged, baseline=None if baseline is None else baseline.judged
     )
 
 
