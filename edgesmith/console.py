@@ -33,14 +33,15 @@ _STYLES = {
 }
 
 
-def print_result(result: Result, console: Console, run_dir: Path | None = None) -> None:
+def print_result(result: Result, run_dir: Path | None = None, *, console: Console | None = None) -> None:
     """Prints a result, the verdict first. A figure that could not be had is n/a, with the reason below the table.
 
     Args:
         result: what to show.
-        console: where to; 100 columns hold everything, a narrower one drops columns and says which.
         run_dir: names the path of the report at the end.
+        console: where to, default stdout; 100 columns hold everything, a narrower one drops columns and says which.
     """
+    console = console or Console()
     _print_headline(result, console)
     if result.results:
         _print_figures(result, console)

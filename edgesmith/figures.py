@@ -89,11 +89,11 @@ def factor(value: float | None) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration for people: 0.42 s, 12.3 s, 3 min 05 s."""
-    if value >= 60:
+    """A duration for people: 0.4 s, 12.3 s, 3 min 05 s."""
+    if value >= 59.95:
         minutes, rest = divmod(round(value), 60)
         return f"{minutes} min {rest:02d} s"
-    return f"{significant(value)} s" if value >= 0.001 else "0 s"
+    return f"{value:.1f} s"
 
 
 def short_hash(value: str | None) -> str:
@@ -137,7 +137,7 @@ class Row:
 
     Attributes:
         record: where the figures come from.
-        accuracy: value and interval, "91.52 ±0.55".
+        accuracy: value and interval, "91.52 ±0.55"; also apart.
         marks: what changes how the row is read: "emulated", "reused", "THROTTLED".
     """
 
@@ -148,6 +148,8 @@ class Row:
     size: str
     gzip: str
     accuracy: str
+    accuracy_value: str
+    accuracy_interval: str
     drop: str
     agreement: str
     peak_rss: str
@@ -178,6 +180,8 @@ def row(record: DeviceResult) -> Row:
         size=byte_size(artifact.size_bytes if artifact else None),
         gzip=byte_size(artifact.gzip_bytes if artifact else None),
         accuracy=accuracy_text(accuracy),
+        accuracy_value=accuracy_value(accuracy).removesuffix(" %"),
+        accuracy_interval=accuracy_interval(accuracy),
         drop=REFERENCE if is_reference and accuracy else points(record.accuracy_drop_pp),
         agreement=percent(record.agreement),
         peak_rss=byte_size(record.peak_rss_bytes),

@@ -8,7 +8,7 @@ from typing import Literal
 
 from edgesmith.figures import TIMES, byte_size, metric_value, one_line, percent, places
 from edgesmith.result import DeviceResult, FindingRecord, Result
-from edgesmith.types import Verdict
+from edgesmith.types import Validity, Verdict
 
 NO_VERDICT = "NO VERDICT"
 _WORST_FIRST = (Verdict.FAIL, Verdict.ERROR, Verdict.INCONCLUSIVE, Verdict.PASS)
@@ -32,13 +32,12 @@ def headline(result: Result) -> Headline:
     word = NO_VERDICT if result.verdict is None else str(result.verdict.value)
     sentences = []
     if result.state != "finished":
-        sentences.append(_STATE[result.state])
+        sentences.append(_sentence(result.verdict_reason) if result.verdict_reason else _STATE[result.state])
     if result.results:
         sentences.append(_tally(result))
     elif result.state == "finished":
-        sentences.append("Nothing was measured.")
-    if result.verdict_reason:
-        sentences.append(one_line(result.verdict_reason))
+        # Counted here where there are rows; the reason on record says the same in fewer words.
+        sentences.append(_sentence(result.verdict_reason or "Nothing was measured"))
     return Headline(word, tuple(sentences))
 
 
@@ -47,6 +46,11 @@ _STATE = {
     "interrupted": "The run was interrupted; what was done is kept, and `edgesmith run --resume` finishes it.",
     "failed": "The run stopped before its end.",
 }
+
+
+def _sentence(text: str) -> str:
+    plain = one_line(text)
+    return plain[:1].upper() + plain[1:] + ("" if plain.endswith((".", "!", "?")) else ".")
 
 
 def judged(result: Result) -> tuple[DeviceResult, ...]:
@@ -60,26 +64,26 @@ def _tally(result: Result) -> str:
     tally = Counter(r.verdict for r in rows)
     noun = "compressed artifact" if rows[0].variant == "compressed" else "artifact"
     where = len({r.device for r in rows})
-    total = f"{len(rows)} {noun}{'' if len(rows) == 1 else 's'} on {where} device{'' if where == 1 else 's'}"
+    nouns = f"{noun}{'' if len(rows) == 1 else 's'}"
+    devices = f"on {where} device{'' if where == 1 else 's'}"
     has_budget = any(limit is not None for limit in result.budget.values())
     did = {
-        Verdict.PASS: "met the budget"
-        if has_budget
-        else "was measured"
-        if tally[Verdict.PASS] == 1
-        else "were measured",
+        Verdict.PASS: "met the budget" if has_budget else "measured well",
         Verdict.FAIL: "broke the budget",
         Verdict.INCONCLUSIVE: "could not be judged",
         Verdict.ERROR: "could not be measured",
     }
+    no_budget = "" if has_budget else " No budget was set, so none could be broken."
+    if len(tally) == 1:
+        all_of_them = f"All {len(rows)}" if len(rows) > 1 else "The"
+        return f"{all_of_them} {nouns} {devices} {did[rows[0].verdict]}.{no_budget}"
     parts = []
     for verdict in _WORST_FIRST:
         if tally[verdict]:
             names = [f"{one_line(r.device)} {one_line(r.target)}" for r in rows if r.verdict is verdict]
             listed = f" ({', '.join(names)})" if verdict is not Verdict.PASS and len(names) <= 4 else ""
             parts.append(f"{tally[verdict]} {did[verdict]}{listed}")
-    no_budget = "" if has_budget else " No budget was set, so none could be broken."
-    return f"{total}: {', '.join(parts)}.{no_budget}"
+    return f"{len(rows)} {nouns} {devices}: {', '.join(parts)}.{no_budget}"
 
 
 def work_sentence(result: Result) -> str:
@@ -107,7 +111,8 @@ def work_sentence(result: Result) -> str:
 
 AT_LEAST = frozenset({"accuracy_min", "agreement_min"})
 """Budgets that are a floor; all others are a ceiling."""
-_WHAT = {
+_REFERENCE = "reference"
+WHAT = {
     "latency_p50_ms": "p50 latency",
     "latency_p95_ms": "p95 latency",
     "latency_p50_ratio": "p50 latency / float",
@@ -119,14 +124,15 @@ _WHAT = {
     "size_ratio": "file size / float",
     "peak_rss_bytes": "peak RSS",
 }
+"""Budget keys, which are also the codes of the findings about them, in words."""
 
 
 def requirement(key: str, limit: float, metric: str | None = None) -> str:
     """A budget line in words: "p95 latency ≤ 20 ms". An unknown key is shown as it was written."""
-    if key not in _WHAT:
+    if key not in WHAT:
         return f"{one_line(key)}: {limit:g}"
     sign = "≥" if key in AT_LEAST else "≤"
-    return f"{_WHAT[key]} {sign} {_limit(key, limit, metric)}"
+    return f"{WHAT[key]} {sign} {_limit(key, limit, metric)}"
 
 
 def _limit(key: str, limit: float, metric: str | None) -> str:
@@ -161,23 +167,29 @@ class Remark:
     where: str
 
 
+_MAY_BE_JUDGED = (Validity.VALID, Validity.UNKNOWN)
 _SEVERITIES = ("error", "warning", "info")
 _FindingKey = tuple[Literal["error", "warning", "info"], str, str, str]
 
 
 def remarks(result: Result) -> tuple[Remark, ...]:
-    """All findings, the deciding ones first. What made a measurement invalid is among them."""
+    """Findings, the deciding ones first; what made a measurement invalid is among them.
+
+    A budget that was kept, and that a float row is the reference, is told by the table and left out here.
+    """
     found: dict[_FindingKey, list[DeviceResult]] = {}
     for finding in result.findings:
         found.setdefault(_key(finding), [])
     for record in result.results:
-        reported = {one_line(f.text) for f in record.findings}
+        reported = " ".join(one_line(f.text) for f in record.findings)
+        severity: Literal["warning", "info"] = "info" if record.validity in _MAY_BE_JUDGED else "warning"
         invalid = [
-            FindingRecord(severity="warning", code=f"validity_{record.validity.value.lower()}", text=reason)
+            FindingRecord(severity=severity, code=f"validity_{record.validity.value.lower()}", text=reason)
             for reason in record.validity_reasons
             if one_line(reason) not in reported
         ]
-        for finding in (*record.findings, *invalid):
+        told = [f for f in record.findings if not (f.severity == "info" and f.code in (*WHAT, _REFERENCE))]
+        for finding in (*told, *invalid):
             found.setdefault(_key(finding), []).append(record)
     all_remarks = [
         Remark(

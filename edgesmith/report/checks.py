@@ -20,7 +20,7 @@ from edgesmith.result import DeviceResult, FindingRecord, Result
 from edgesmith.statement import AT_LEAST, requirement
 from edgesmith.types import Verdict
 
-Outcome = Literal["met", "broken", "not judged", "not measured", "see findings"]
+Outcome = Literal["met", "broken", "not judged", "not measured"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +31,8 @@ class Check:
         key: as in the config.
         requirement: "p95 latency ≤ 20 ms".
         measured: the figure it is held against, with its unit.
-        outcome: what became of it; only the judge's own findings make it "broken".
-        finding: the judge's words; None where it had nothing to add.
+        outcome: what became of it; only the judge's own finding makes it "broken".
+        finding: the judge's words; None where it said nothing.
     """
 
     record: DeviceResult
@@ -44,8 +44,8 @@ class Check:
 
 
 def checks(record: DeviceResult, result: Result) -> tuple[Check, ...]:
-    """Each set budget against one compressed artifact. A float artifact is a reference and is held against none."""
-    if record.variant == "float":
+    """Each set budget against one artifact. A float artifact that is only the reference is held against none."""
+    if record.variant == "float" and not any(finding.code in result.budget for finding in record.findings):
         return ()
     return tuple(_check(record, key, limit, result) for key, limit in result.budget.items() if limit is not None)
 
@@ -63,6 +63,10 @@ def _check(record: DeviceResult, key: str, limit: float, result: Result) -> Chec
     )
 
 
+# What the judge says about a budget key: see device_tests/judge.py.
+_JUDGED: dict[str, Outcome] = {"error": "broken", "warning": "not judged", "info": "met"}
+
+
 def _decisive(record: DeviceResult, key: str) -> FindingRecord | None:
     found = [f for f in record.findings if f.code == key]
     return next((f for f in found if f.severity == "error"), found[0] if found else None)
@@ -71,17 +75,17 @@ def _decisive(record: DeviceResult, key: str) -> FindingRecord | None:
 def _outcome(
     record: DeviceResult, key: str, value: float | None, limit: float, finding: FindingRecord | None
 ) -> Outcome:
-    if finding is not None and finding.severity == "error":
-        return {Verdict.FAIL: "broken", Verdict.ERROR: "not measured"}.get(record.verdict, "not judged")  # type: ignore[return-value]
+    if record.verdict is Verdict.ERROR:
+        return "not measured"
+    if finding is not None:
+        return _JUDGED[finding.severity]
     if value is None:
         return "not measured"
-    if key.startswith("latency") and (record.emulated or record.verdict is Verdict.INCONCLUSIVE):
+    if key.startswith("latency"):
         return "not judged"
-    if record.verdict is Verdict.ERROR:
-        return "not judged"
-    # The judge decides with intervals. Where the bare figure disagrees with its silence, its findings are the answer.
+    # The judge said nothing of this key. A bare figure may show that it was met, but breaks no budget by itself.
     inside = value >= limit if key in AT_LEAST else value <= limit
-    return "met" if inside else "see findings"
+    return "met" if inside else "not judged"
 
 
 def _shown(key: str, value: float, record: DeviceResult) -> str:

@@ -1,0 +1,93 @@
+"""Matplotlib as a source of inline SVG that takes colours and fonts from the page, so that it follows light and dark.
+
+Matplotlib draws with stand-in colours, which become CSS variables. No date, no random id: equal figures give equal
+bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import io
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from edgesmith.figures import one_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Colours that no drawing needs, each standing for a variable of the page's style sheet.
+INK, MUTED, GRID, LIMIT = "#010101", "#020202", "#030303", "#040404"
+SERIES_COLOURS = tuple(f"#0505{n:02d}" for n in range(4))
+"""One for each target, in order; `--series-0` and on in the style sheet."""
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", LIMIT: "--limit"} | {
+    colour: f"--series-{n}" for n, colour in enumerate(SERIES_COLOURS)
+}
+_FONT = re.compile(r"font-family: [^;\"]*")
+_ID = re.compile(r'<g id="[^"]*"')
+
+
+@contextlib.contextmanager
+def drawing_settings() -> Iterator[None]:
+    """Matplotlib set up for this page, and as it was afterwards.
+
+    Raises:
+        ImportError: Matplotlib is not installed.
+    """
+    from matplotlib import rc_context
+
+    settings: Any = {
+        "svg.fonttype": "none",
+        # A name with a dollar sign is a name, not a formula.
+        "text.parse_math": False,
+        "text.color": INK,
+        "axes.labelcolor": MUTED,
+        "axes.edgecolor": GRID,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "font.size": 10.5,
+    }
+    with rc_context(settings):
+        yield
+
+
+def blank(kind: str, device: str) -> tuple[Figure, Axes]:
+    """Empty axes on a transparent ground; `kind` and `device` make the ids of the drawing its own."""
+    from matplotlib import rcParams
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    # Ids inside an SVG are hashed with this salt: two pictures on one page must not share them.
+    rcParams["svg.hashsalt"] = f"{kind} {device}"
+    figure = Figure(figsize=(6.2, 4.1), dpi=72)
+    FigureCanvasSVG(figure)
+    axes = figure.add_axes((0.115, 0.15, 0.825, 0.78))
+    axes.patch.set_visible(False)
+    figure.patch.set_visible(False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(length=3, labelsize=9.5)
+    return figure, axes
+
+
+def to_svg(figure: Figure, title: str, description: str) -> str:
+    """The drawing as an <svg> element of an HTML page, with a text for those who cannot see it."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg ") :]
+    svg = _FONT.sub("font-family: inherit", svg)
+    svg = _ID.sub("<g", svg)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"\s*\n\s*", " ", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    box = re.search(r'viewBox="[^"]*"', svg)
+    if box is None:
+        raise AssertionError("Matplotlib wrote an SVG without a viewBox")
+    label = html.escape(one_line(f"{title}. {description}".rstrip(". ") + "."), quote=True)
+    body = svg[svg.index(">") + 1 :].strip()
+    return f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} role="img" aria-label="{label}">{body}'
