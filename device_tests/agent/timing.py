@@ -6,7 +6,7 @@ One timed run is: inputs in (the model's own dtype, prepared before), invoke, ou
 import time
 
 try:
-    now_ns = time.perf_counter_ns
+    now_ns = time.perf_counter_ns  # novermin
 except AttributeError:  # Python 3.6
 
     def now_ns():

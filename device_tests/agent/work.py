@@ -76,7 +76,7 @@ class Folders:
             os.remove(upload)
             raise Refusal(
                 "damaged",
-                "the upload arrived damaged: sha256 %s, expected %s (%d bytes); it was removed"
+                "the upload arrived damaged and was removed: sha256 %s, expected %s (%d bytes)"
                 % (actual, sha256, size),
                 free_bytes=self.free_bytes(),
             )
