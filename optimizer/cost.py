@@ -39,6 +39,7 @@ _NOT_COUNTED = frozenset(
     {"Attention", "AdditiveAttention", "GroupedQueryAttention", "Dot", "Matmul", "Einsum", "Tensordot", "Inner"}
     | {"Lambda", "RNN", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D", "Conv", "DepthwiseConv", "SeparableConv"}
 )
+_ONNX_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _ONNX_NOT_COUNTED = frozenset({"Einsum", "If", "Loop", "Scan", "DeformConv", "Attention"})
 
 
@@ -85,15 +86,15 @@ def kernel_sparsity(keras_model: Any) -> float:
 def onnx_macs(path: Path) -> int | None:
     """Multiply-accumulates of an ONNX model for one sample, by the same conventions; quantized operators included.
 
-    The first dimension of the inputs is the batch: an open one counts as 1, a fixed one is divided out. A graph whose
-    first dimension is something else gets the count for one pass of its fixed size.
+    The first dimension of the inputs is the batch: an open one counts as 1, a fixed one is divided out. Where an input
+    goes straight into a recurrent operator it is the steps instead, and has to be fixed.
 
     Returns:
         None where a shape stays open, or the graph holds control flow or an operator without convention.
     """
     onnx = import_onnx()
     model = onnx.load_model(str(path))
-    batch = _close_batch(model)
+    batch = 1 if _steps_first(model) else _close_batch(model)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     graph = inferred.graph
     shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
@@ -217,6 +218,11 @@ def _attention(layer: Any, inputs: list[Shape], outputs: list[Shape]) -> int:
     return total + _product(layer, (steps, heads, value_width, outputs[0][-1]))
 
 
+def _steps_first(model: Any) -> bool:
+    inputs = {value.name for value in model.graph.input}
+    return any(node.op_type in _ONNX_RECURRENT and node.input[0] in inputs for node in model.graph.node)
+
+
 def _close_batch(model: Any) -> int:
     """Sets an open first dimension of every input to 1; returns the fixed batch, or 1."""
     initialized = {tensor.name for tensor in model.graph.initializer}
@@ -260,7 +266,7 @@ def _node_macs(node: Any, shapes: dict[str, Shape]) -> int | None:
         return _times(shapes, (node.output[0], slice(None)), (node.input[0], inner))
     if kind in ("MatMul", "MatMulInteger", "QLinearMatMul"):
         return _times(shapes, (node.output[0], slice(None)), (node.input[0], slice(-1, None)))
-    if kind in ("LSTM", "GRU", "RNN"):
+    if kind in _ONNX_RECURRENT:
         # ONNX stacks gates and directions in W and R, so their sizes are the MACs of a step; X is [steps, batch, ...].
         steps = _times(shapes, (node.input[0], slice(0, 2)))
         both = [_times(shapes, (name, slice(None))) for name in node.input[1:3]]

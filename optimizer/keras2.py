@@ -13,6 +13,7 @@ import numpy as np
 
 from edgesmith.errors import ModelError
 from optimizer import keras2_ops
+from optimizer.frameworks import import_tensorflow
 from optimizer.keras2_layers import Twin, copy_weights, is_model, recorded_training, safe_name, twin_of
 
 if TYPE_CHECKING:
@@ -95,9 +96,7 @@ class _Replay:
         self.pairs = pairs  # the outermost model ends last
         outputs = [tensors[id(tensor)] for tensor in old.outputs]
         inputs = [tensors[id(tensor)] for tensor in old.inputs]
-        return self.keras.Model(
-            inputs[0] if len(inputs) == 1 else inputs, outputs[0] if len(outputs) == 1 else outputs, name=name
-        )
+        return self.keras.Model(_alone(inputs), _alone(outputs), name=name)
 
     def _call(self, node: Any, tensors: dict[int, Any], names: _Names) -> Any:
         layer = node.layer
@@ -108,7 +107,7 @@ class _Replay:
             return self._operation(layer, kind, args, kwargs, names)
         training = recorded_training(layer, kwargs.pop("training", None))
         if training is None:
-            node.call_kwargs.pop("training", None)  # the reference must not augment or drop either
+            _switch_off_training(node)
         else:
             kwargs["training"] = training
         if kind in ("LSTM", "GRU", "SimpleRNN", "Bidirectional") and isinstance(args[0], list | tuple):
@@ -180,6 +179,14 @@ def _calls(model: Any) -> Iterator[Any]:
                 yield node
 
 
+def _switch_off_training(node: Any) -> None:
+    """Makes the reference neither augment nor drop, where that is recorded in its graph."""
+    if node.call_kwargs.get("training"):
+        node.call_kwargs["training"] = False
+        flat = import_tensorflow().nest.flatten((node.call_args, node.call_kwargs.values()))
+        node._flat_arguments = flat  # noqa: SLF001 - what a tf_keras node really calls with
+
+
 def _replaced(value: Any, tensors: dict[int, Any]) -> Any:
     """Call arguments with each Keras 2 tensor replaced by its Keras 3 counterpart."""
     if id(value) in tensors:
@@ -200,6 +207,11 @@ def _flat(value: Any) -> list[Any]:
     return [value]
 
 
+def _alone(values: list[Any]) -> Any:
+    """Both Keras take a list for several inputs or outputs, and the thing itself for one."""
+    return values[0] if len(values) == 1 else values
+
+
 def _check_parity(old: Any, new: Any, replay: _Replay, *, keras: Any, tf_keras: Any) -> None:
     reference: list[NDArray[Any]] = []
     inputs: list[NDArray[Any]] = []
@@ -212,14 +224,14 @@ def _check_parity(old: Any, new: Any, replay: _Replay, *, keras: Any, tf_keras: 
             if side == _OPEN_SIDES[-1]:
                 raise ModelError(
                     f"The model does not run on random input of shape {[list(x.shape) for x in inputs]}: "
-                    f"{str(error).strip().splitlines()[0]}.",
+                    f"{str(error).strip().splitlines()[0].rstrip('.')}.",
                     next_step="Give every input dimension but the batch a fixed size, and save the model again.",
                 ) from error
     rebuilt = _run(new, inputs)
     if all(_gap(a, b) <= PARITY_TOLERANCE for a, b in zip(reference, rebuilt, strict=True)):
         return
-    before = tf_keras.Model(old.inputs, [tensor for _, tensor, _ in replay.pairs])
-    after = keras.Model(new.inputs, [tensor for _, _, tensor in replay.pairs])
+    before = tf_keras.Model(_alone(old.inputs), [tensor for _, tensor, _ in replay.pairs])
+    after = keras.Model(_alone(new.inputs), [tensor for _, _, tensor in replay.pairs])
     for (layer, _, _), a, b in zip(replay.pairs, _run(before, inputs), _run(after, inputs), strict=True):
         if (gap := _gap(a, b)) > PARITY_TOLERANCE:
             raise ModelError(
@@ -245,9 +257,7 @@ def _gap(reference: NDArray[Any], other: NDArray[Any]) -> float:
 
 
 def _run(model: Any, inputs: list[NDArray[Any]]) -> list[NDArray[Any]]:
-    # Both Keras take a list for several inputs, and the array itself for one.
-    outputs = model(inputs[0] if len(inputs) == 1 else inputs, training=False)
-    return [np.asarray(tensor) for tensor in _flat(outputs)]
+    return [np.asarray(tensor) for tensor in _flat(model(_alone(inputs), training=False))]
 
 
 def _random_inputs(model: Any, side: int) -> list[NDArray[Any]]:

@@ -78,12 +78,14 @@ def twin_of(old: Any, *, keras: Any, name: str, nested: Callable[[Any, str], Any
         if key in _parameters(cls)
     }
     try:
-        return Twin(cls(**settings | {"name": name, "dtype": _dtype(config.get("dtype"))}), after)
+        made = cls(**settings | {"name": name, "dtype": _dtype(config.get("dtype"))})
     except (TypeError, ValueError) as error:
         raise ModelError(
             f"Layer {old.name} ({kind}) cannot be made in Keras 3: {error}.",
             next_step="Change that setting of the layer and save the model again.",
         ) from error
+    made.trainable = bool(config.get("trainable", True))  # not every constructor takes it
+    return Twin(made, after)
 
 
 def copy_weights(old: Any, new: Any) -> None:
@@ -201,7 +203,7 @@ def _parameters(cls: type) -> set[str]:
         names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
             break
-    return (names | {"trainable"}) - {"self", "name", "dtype"}
+    return names - {"self", "name", "dtype", "trainable"}
 
 
 def _converted(key: str, value: Any, *, layer: str, keras: Any) -> Any:

@@ -119,6 +119,9 @@ _OPS: dict[str, tuple[tuple[str, ...], _Make]] = {
     "__operators__.getitem": (("tensor", "slice_spec"), _getitem),
     "linalg.matmul": (("a", "b"), lambda keras, p: keras.ops.matmul(p["a"], p["b"])),
 }
+# How the public functions are recorded where TensorFlow 2 forwards to its first version.
+_OPS |= {f"compat.v1.{name}": ((*_OPS[name][0], "name"), _OPS[name][1]) for name in ("transpose", "squeeze", "concat")}
+_OPS["compat.v1.pad"] = (("tensor", "paddings", "mode", "name", "constant_values"), _pad)
 _IGNORED = frozenset({"name"})
 
 

@@ -37,10 +37,10 @@ class Inspection:
     """What the config holds.
 
     Attributes:
-        lambdas: names of the Lambda layers, and of anything else that carries Python code.
+        lambdas: Lambda layers, or anything else that carries Python code.
     """
 
-    lambdas: tuple[str, ...]
+    lambdas: bool
 
 
 def parse(raw: bytes | str, *, where: str) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def inspect(config: dict[str, Any], *, where: str, keras_major: int, allow_lambd
     lambdas: list[str] = []
     for node in _objects(config["config"]):
         if node["class_name"] in _CODE or _own(node).get("function_type") == "lambda":
-            lambdas.append(_name(node) or "(unnamed)")
+            lambdas.append(_name(node))
         elif keras_major >= 3:
             _refuse_custom_3(node, where)
     for node in _layers(config):
@@ -90,13 +90,14 @@ def inspect(config: dict[str, Any], *, where: str, keras_major: int, allow_lambd
         if keras_major == 2:
             _refuse_custom_2(node, where)
     if lambdas and not allow_lambda:
+        names = list(dict.fromkeys(filter(None, lambdas)))  # the function inside a Lambda layer has no name of its own
         raise ModelError(
-            f"{where}: holds Python code in Lambda layer{'s' if len(lambdas) > 1 else ''} {', '.join(lambdas)}. "
+            f"{where}: holds Python code in {_counted('Lambda layer', names)}. "
             "It was not read, since loading it would run it.",
             next_step="Replace the Lambda with Keras layers or keras.ops calls; or, if you trust the file, "
             "pass --allow-lambda (allow_lambda: true).",
         )
-    return Inspection(lambdas=tuple(dict.fromkeys(lambdas)))
+    return Inspection(lambdas=bool(lambdas))
 
 
 def layer_classes(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -142,6 +143,10 @@ def _layers(model: dict[str, Any]) -> Iterator[dict[str, Any]]:
             for key in ("layers", "cells"):
                 inner += own[key] if isinstance(own.get(key), list) else []
         stack.extend(child for child in reversed(inner) if isinstance(child, dict))
+
+
+def _counted(what: str, names: list[str]) -> str:
+    return f"{what}{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else f"a {what}"
 
 
 def _own(node: dict[str, Any]) -> dict[str, Any]:
@@ -206,6 +211,22 @@ def refuse_unknown_2(config: dict[str, Any], *, known: frozenset[str], where: st
     for name, layer in layer_classes(config):
         if name not in known:
             _refuse_custom(name, layer, "the program that saved it", where)
+
+
+def refuse_unknown_3(config: dict[str, Any], *, known: frozenset[str], where: str) -> None:
+    """Refuses a Keras 3 `.h5` with a layer class that Keras does not have: this format names no modules.
+
+    Raises:
+        ModelError: names the class and the layer.
+    """
+    for name, layer in layer_classes(config):
+        if name not in known:
+            raise ModelError(
+                f"{where}: layer {layer} is {name}, which is no class of keras.layers. Its code is not in the file, "
+                "and an .h5 cannot hold keras.ops calls.",
+                next_step=f"If {name} comes from keras.ops or an operator such as +, save as .keras. "
+                "If it is your own class, express it with Keras layers first.",
+            )
 
 
 def _refuse_custom(name: str, layer: str, module: str, where: str) -> None:

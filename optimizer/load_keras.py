@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ _AGAIN = "Copy the file again from where it was made (compare sizes), or save th
 _MAX_EXPANSION = 100
 _FREE_EXPANSION_BYTES = 256 << 20
 _METRIC = "_tf_keras_metric"
+_CONTAINERS = frozenset({"Functional", "Sequential", "Model"})
+_OF_TF_KERAS = frozenset({"TFOpLambda", "SlicingOpLambda", "AddLoss", "AddMetric"})
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 # What rebuilding or a Keras constructor may raise on a file that is damaged or from an odd version.
 _LOAD_ERRORS = (
@@ -115,7 +118,7 @@ def load_saved_model(path: Path, *, allow_lambda: bool) -> Loaded:
     with _not_loadable(path, "tf_keras"):
         old = tf_keras.models.load_model(path, compile=False)
     model = keras2.rebuild(old, keras=import_keras(), tf_keras=tf_keras, where=f"{path}")
-    return _finished(path, model, "Keras 2 SavedModel", bool(inspection.lambdas))
+    return _finished(path, model, "Keras 2 SavedModel", inspection.lambdas)
 
 
 def normalised(model: Any) -> Any:
@@ -142,16 +145,18 @@ def _load_config(path: Path, config: dict[str, Any], version: str, *, suffix: st
             f"{path}: was saved by Keras {version or 'of an unknown version'}; Keras 2 and 3 can be read.",
             next_step="Save the model with Keras 3.",
         )
-    inspection = _inspect(path, config, major, allow_lambda)
-    lambdas = bool(inspection.lambdas)
+    lambdas = _inspect(path, config, major, allow_lambda).lambdas
     keras = import_keras()
     if major == 3:
-        with _not_loadable(path, f"Keras {keras.__version__}"):
-            model = keras.saving.load_model(path, compile=False, safe_mode=not lambdas)
+        if suffix == ".h5":
+            known = _classes(keras.layers) | _CONTAINERS
+            keras_config.refuse_unknown_3(config, known=known, where=f"{path}")
+        with _not_loadable(path, f"Keras {keras.__version__}"), _called(path, suffix) as file:
+            model = keras.saving.load_model(file, compile=False, safe_mode=not lambdas)
     else:
         tf_keras = import_tf_keras()
-        with _not_loadable(path, "tf_keras"):
-            old = tf_keras.saving.load_model(path, compile=False, safe_mode=not lambdas)
+        with _not_loadable(path, "tf_keras"), _called(path, suffix) as file:
+            old = tf_keras.saving.load_model(file, compile=False, safe_mode=not lambdas)
         model = keras2.rebuild(old, keras=keras, tf_keras=tf_keras, where=f"{path}")
     return _finished(path, model, f"Keras {major} {suffix}", lambdas)
 
@@ -164,10 +169,25 @@ def _inspect(path: Path, config: dict[str, Any], major: int, allow_lambda: bool)
             if symbol not in keras2_ops.supported():
                 error = keras2.unsupported_operation(symbol, layer)
                 raise ModelError(f"{path}: {error.what}", next_step=error.next_step)
-        internal = {"TFOpLambda", "SlicingOpLambda", "Functional", "Model", "Sequential", "AddLoss", "AddMetric"}
-        known = frozenset(internal | {name for name in dir(import_tf_keras().layers) if name[0].isupper()})
+        known = _classes(import_tf_keras().layers) | _CONTAINERS | _OF_TF_KERAS
         keras_config.refuse_unknown_2(config, known=known, where=f"{path}")
     return inspection
+
+
+def _classes(module: Any) -> frozenset[str]:
+    return frozenset(name for name in dir(module) if name[0].isupper())
+
+
+@contextlib.contextmanager
+def _called(path: Path, suffix: str) -> Iterator[Path]:
+    """The file under a name that ends in `suffix`: both Keras go by the name, and users by the content."""
+    if path.suffix == suffix:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / f"model{suffix}"
+        link.symlink_to(path.resolve())
+        yield link
 
 
 def _finished(path: Path, model: Any, label: str, lambdas: bool) -> Loaded:

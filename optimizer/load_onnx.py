@@ -58,9 +58,10 @@ def load_onnx(path: Path) -> LoadedOnnx:
         changed = True
     _check_domains(path, model)
     changed |= _drop_initializer_inputs(model)
+    changed |= _complete_outputs(onnx, path, model)
+    signature = _signature(onnx, path, model)
     _check_form(onnx, path, model)
     _check_finite(onnx, path, model)
-    signature = _signature(onnx, path, model)
     return LoadedOnnx(
         proto=model,
         changed=changed,
@@ -232,9 +233,6 @@ def _drop_initializer_inputs(model: Any) -> bool:
 
 
 def _check_form(onnx: Any, path: Path, model: Any) -> None:
-    if not model.graph.input or not model.graph.output:
-        missing = "input" if not model.graph.input else "output"
-        raise ModelError(f"{path}: the graph has no {missing}.", next_step="Export the model again with named ends.")
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
@@ -253,26 +251,36 @@ def _check_finite(onnx: Any, path: Path, model: Any) -> None:
             )
 
 
+def _complete_outputs(onnx: Any, path: Path, model: Any) -> bool:
+    """Writes inferred shapes where outputs have none, which some exporters leave out and onnx.checker wants."""
+    bare = [value for value in model.graph.output if not _has_shape(value)]
+    if not bare:
+        return False
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{path}: shapes cannot be inferred: {_first_line(error)}",
+            next_step="Export the model again with fixed shapes.",
+        ) from error
+    known = {value.name: value for value in inferred.graph.output}
+    for value in bare:
+        value.type.CopyFrom(known[value.name].type)
+    return True
+
+
 def _signature(onnx: Any, path: Path, model: Any) -> Signature:
-    inferred = model
-    if any(not _has_shape(value) for value in model.graph.output):
-        try:
-            inferred = onnx.shape_inference.infer_shapes(model)
-        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
-            raise ModelError(
-                f"{path}: shapes cannot be inferred: {_first_line(error)}",
-                next_step="Export the model again with fixed shapes.",
-            ) from error
-    inputs = tuple(_spec(onnx, path, value, "input") for value in inferred.graph.input)
+    if not model.graph.input or not model.graph.output:
+        missing = "input" if not model.graph.input else "output"
+        raise ModelError(f"{path}: the graph has no {missing}.", next_step="Export the model again with named ends.")
+    inputs = tuple(_spec(onnx, path, value, "input") for value in model.graph.input)
     for spec in inputs:
         if spec.dtype not in INPUT_DTYPES:
             raise ModelError(
                 f"{path}: input {spec.name} is {spec.dtype}; {', '.join(INPUT_DTYPES)} can be fed.",
                 next_step=f"Put a Cast to {spec.dtype} behind an int32 or float32 input when you export.",
             )
-    return Signature(
-        inputs=inputs, outputs=tuple(_spec(onnx, path, value, "output") for value in inferred.graph.output)
-    )
+    return Signature(inputs=inputs, outputs=tuple(_spec(onnx, path, value, "output") for value in model.graph.output))
 
 
 def _has_shape(value: Any) -> bool:
