@@ -202,8 +202,8 @@ def measure(
     as_json: Json = False,
 ) -> None:
     """Measures one compiled model on devices: latency and, where there are labels, accuracy."""
-    from edgesmith.console import ConsoleProgress
     from edgesmith.measure_one import measure_artifact
+    from edgesmith.report.console import ConsoleProgress
 
     rows = measure_artifact(
         artifact,
@@ -225,7 +225,7 @@ def measure(
 
 def _run_and_print(loaded: LoadedConfig, options: RunOptions, *, quiet: bool, as_json: bool) -> None:
     from edgesmith import pipeline
-    from edgesmith.console import ConsoleProgress
+    from edgesmith.report.console import ConsoleProgress
 
     result, folder = pipeline.run(loaded, options, ConsoleProgress(quiet=quiet or as_json))
     _print_result(result, folder, as_json=as_json)
@@ -235,11 +235,9 @@ def _print_result(result: Result, folder: Path, *, as_json: bool) -> None:
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
     else:
-        from rich.console import Console
+        from edgesmith.report.console import print_result
 
-        from edgesmith.console import print_result
-
-        print_result(result, Console(), folder)
+        print_result(result, folder)
     raise typer.Exit(result.exit_code or 0)
 
 

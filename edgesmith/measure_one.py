@@ -18,7 +18,7 @@ from edgesmith.errors import InfrastructureError, ModelError
 from edgesmith.files import gzip_size, sha256_file
 from edgesmith.progress import Progress
 from edgesmith.result import AccuracyRecord, LatencyRecord
-from edgesmith.types import Accuracy, Artifact, Measurement, MeasureProtocol, SampleSet, TensorSpec, Validity
+from edgesmith.types import Artifact, Measurement, MeasureProtocol, SampleSet, TensorSpec, Validity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +107,7 @@ def measure_artifact(
     rows: list[Row] = []
     failures: list[InfrastructureError] = []
     for board in boards:
+        outcome: Measurement | InfrastructureError
         try:
             with BoardSession(board, local_root=runs_dir / ".cache" / "local-board", progress=progress) as session:
                 (outcome,) = session.measure([artifact], held.x, MeasureProtocol(threads=threads))
@@ -163,18 +164,16 @@ def _float_input(artifact: Artifact) -> TensorSpec:
 
 
 def _row(measured: Measurement, held: SampleSet, metric: str) -> Row:
-    accuracy: Accuracy | None = None
+    accuracy = None
     if held.y is not None:
         outputs = dequantize(measured.outputs, measured.output_quantization)
-        accuracy = evaluate(metric, outputs, held.y, root=Path.cwd())
+        found = evaluate(metric, outputs, held.y, root=Path.cwd())
+        accuracy = AccuracyRecord(metric=found.metric, value=found.value, low=found.low, high=found.high, n=found.n)
     return Row(
         device=measured.device,
         artifact_sha256=measured.artifact_sha256,
         latency_ms=summarise(measured.samples_ns),
-        accuracy=accuracy
-        and AccuracyRecord(
-            metric=accuracy.metric, value=accuracy.value, low=accuracy.low, high=accuracy.high, n=accuracy.n
-        ),
+        accuracy=accuracy,
         accuracy_reason=None if accuracy else "the data has no labels y",
         peak_rss_bytes=measured.peak_rss_bytes,
         runner=measured.runner,

@@ -104,7 +104,7 @@ def compress_steps(stage: Stage, prepared: Prepared, reference: Outputs) -> tupl
     """Runs the recipe and records it as an ablation: what each step cost and brought."""
     steps = compress(prepared, stage.work)
     stage.recorder.add_work(
-        trained_steps=sum(not step.cached for step in steps),
+        trained_steps=sum(not step.cached for step in steps[1:]),
         reused=[f"step {step.label}" for step in steps[1:] if step.cached],
     )
     stage.recorder.update(steps=tuple(_ablation_row(stage, prepared, step, reference) for step in steps))

@@ -1,4 +1,4 @@
-"""One result -> report.html, summary.md and junit.xml. The console's own view is in `edgesmith.console`."""
+"""One result -> report.html, summary.md and junit.xml. The console's own view is in `edgesmith.report.console`."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edgesmith.figures import (
+from edgesmith.report.figures import (
     NA,
     byte_size,
     factor,
@@ -16,8 +16,8 @@ from edgesmith.figures import (
     points,
     significant,
 )
+from edgesmith.report.statement import AT_LEAST, requirement
 from edgesmith.result import DeviceResult, FindingRecord, Result
-from edgesmith.statement import AT_LEAST, requirement
 from edgesmith.types import Verdict
 
 Outcome = Literal["met", "broken", "not judged", "not measured"]

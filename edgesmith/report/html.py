@@ -10,10 +10,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from edgesmith import figures, statement
-from edgesmith.figures import Row, one_line
-from edgesmith.report import plots
+from edgesmith.report import figures, plots, statement
 from edgesmith.report.checks import Check, checks
+from edgesmith.report.figures import Row, one_line
 from edgesmith.result import BoardRecord, EnvironmentRecord, Result
 from edgesmith.types import Validity, Verdict
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from edgesmith import figures, statement
-from edgesmith.figures import one_line
+from edgesmith.report import figures, statement
 from edgesmith.report.checks import Check, checks
+from edgesmith.report.figures import one_line
 from edgesmith.result import DeviceResult, FindingRecord, Result
 from edgesmith.types import Verdict
 

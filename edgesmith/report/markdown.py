@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from edgesmith import figures, statement
-from edgesmith.figures import TIMES, Row, one_line
+from edgesmith.report import figures, statement
+from edgesmith.report.figures import TIMES, Row, one_line
 from edgesmith.result import DeviceResult, Result
 from edgesmith.types import Verdict
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgesmith import figures
-from edgesmith.figures import one_line
+from edgesmith.report import figures
+from edgesmith.report.figures import one_line
 from edgesmith.report.samples import NoSamples, read_samples
 from edgesmith.report.svg import GRID, LIMIT, MUTED, SERIES_COLOURS, blank, drawing_settings, to_svg
 from edgesmith.result import DeviceResult, Result

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from edgesmith.figures import one_line
+from edgesmith.report.figures import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

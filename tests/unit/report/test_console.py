@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from edgesmith.console import ConsoleProgress, print_result
+from edgesmith.report.console import ConsoleProgress, print_result
 
 
 def shown(made: Any, width: int = 100):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesmith import figures, statement
+from edgesmith.report import figures, statement
 
 
 @pytest.mark.parametrize(

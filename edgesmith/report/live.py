@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from edgesmith import figures
-from edgesmith.figures import one_line
+from edgesmith.report import figures
+from edgesmith.report.figures import one_line
 
 
 class ConsoleProgress:

@@ -1,4 +1,4 @@
-"""What a person sees on a console: the result when it is done, and, from `edgesmith.live`, progress before that.
+"""What a person sees on a console: the result when it is done, and, from `edgesmith.report.live`, progress before that.
 
 Names from a config or a board are printed as they are, never read as markup.
 """
@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from edgesmith import figures, statement
-from edgesmith.columns import Column, Columns
-from edgesmith.figures import Row, one_line
-from edgesmith.live import ConsoleProgress
+from edgesmith.report import figures, statement
+from edgesmith.report.columns import Column, Columns
+from edgesmith.report.figures import Row, one_line
+from edgesmith.report.live import ConsoleProgress
 from edgesmith.result import AccuracyRecord, Result, StepRecord
 
 __all__ = ["ConsoleProgress", "print_result"]

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from edgesmith.figures import TIMES, byte_size, metric_value, one_line, percent, places
+from edgesmith.report.figures import TIMES, byte_size, metric_value, one_line, percent, places
 from edgesmith.result import DeviceResult, FindingRecord, Result
 from edgesmith.types import Validity, Verdict
 
