@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ from targets.divergence import first_diverging_tensor
 _ARTIFACT = TypeAdapter(Artifact)
 
 Variant = Literal["float", "compressed"]
+FreshProcess = Callable[[], BoardSession]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +66,11 @@ class Built:
     seconds: float
 
 
-def build(wanted: Wanted, prepared: Prepared, work: Workspace, session: BoardSession) -> Built:
+def build(wanted: Wanted, prepared: Prepared, work: Workspace, fresh_process: FreshProcess) -> Built:
     """Compiles and verifies one artifact, or takes both from the store.
 
     Args:
-        session: this machine's agent: verifying loads the artifact in its fresh process.
+        fresh_process: opens this machine's agent, once: verifying loads the artifact in its child process.
 
     Raises:
         ModelError: it does not compile, or its outputs are too far from the model's; names the first tensor.
@@ -81,7 +82,7 @@ def build(wanted: Wanted, prepared: Prepared, work: Workspace, session: BoardSes
     started = time.monotonic()
     kept = kept_artifact(wanted, calibration, store)
     if kept is not None:
-        comparison = _verify(wanted, kept, prepared, work, session)
+        comparison = _verify(wanted, kept, prepared, work, fresh_process)
         return Built(wanted=wanted, artifact=kept, comparison=comparison, cached=True, seconds=0.0)
     with store.making("artifact", key) as draft, work.progress.task(f"compile {wanted.target} {wanted.variant}"):
         request = CompileRequest(
@@ -95,7 +96,7 @@ def build(wanted: Wanted, prepared: Prepared, work: Workspace, session: BoardSes
         made = targets.get(wanted.target).compile(wanted.model, request, work.progress)
         draft.record["artifact"] = _ARTIFACT.dump_python(made, mode="json")
     artifact = replace(made, path=store.path("artifact", key) / made.path.name)
-    comparison = _verify(wanted, artifact, prepared, work, session)
+    comparison = _verify(wanted, artifact, prepared, work, fresh_process)
     seconds = time.monotonic() - started
     (step / "artifact.sha256").write_text(f"{artifact.sha256}  {artifact.path.name}\n", encoding="utf-8")
     return Built(wanted=wanted, artifact=artifact, comparison=comparison, cached=False, seconds=seconds)
@@ -125,7 +126,7 @@ def artifact_inputs(wanted: Wanted, calibration: SampleSet | None) -> dict[str, 
 
 
 def _verify(
-    wanted: Wanted, artifact: Artifact, prepared: Prepared, work: Workspace, session: BoardSession
+    wanted: Wanted, artifact: Artifact, prepared: Prepared, work: Workspace, fresh_process: FreshProcess
 ) -> Comparison:
     store = work.store
     settings = prepared.loaded.config.verify
@@ -137,7 +138,7 @@ def _verify(
         return _comparison(entry.record)
     reference = host_outputs(wanted.model, samples, work)
     with work.progress.task(f"check {wanted.target} {wanted.variant} in a fresh process"):
-        outputs = _infer(session, artifact, samples.x)
+        outputs = _infer(fresh_process(), artifact, samples.x)
     comparison = compare(reference, outputs)
     _check_bounds(wanted, artifact, comparison, settings, samples.x)
     with store.making("verified", key) as draft:

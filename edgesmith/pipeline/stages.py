@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,9 +143,14 @@ def compile_all(
     plan = {device.name: _wanted(stage, device, prepared, steps) for device in wanted}
     made: dict[Wanted, Built] = {}
     here = load_inventory(None).get("local")
-    with stage.session(here) as session:
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def fresh_process() -> BoardSession:
+            return stack.enter_context(stage.session(here))
+
         for item in dict.fromkeys(item for items in plan.values() for item in items):
-            made[item] = build(item, prepared, stage.work, session)
+            made[item] = build(item, prepared, stage.work, fresh_process)
     stage.recorder.add_work(
         compiled_artifacts=sum(not built.cached for built in made.values()),
         reused=[built.wanted.label for built in made.values() if built.cached],
