@@ -83,7 +83,7 @@ def save_keras(keras_model: Any, path: Path, *, sha256: str, origin: str) -> Mod
     """Writes a Keras 3 model whole or not at all, and describes it.
 
     Args:
-        keras_model: keras.Model with a graph.
+        keras_model: keras.Model with a graph. Loss, metrics and optimizer are not written.
         path: ends in `.keras`.
         sha256: names the content: of the source file, or the key of the step that made it.
         origin: where it came from, for people.
@@ -98,7 +98,7 @@ def save_keras(keras_model: Any, path: Path, *, sha256: str, origin: str) -> Mod
     model = normalised(keras_model)
     try:
         with replacing(path) as part, third_party_warnings():
-            model.save(part, include_optimizer=False)
+            model.save(part)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ModelError(
             f"{origin}: Keras cannot write the model {model.name}: {_first_line(error)}",
@@ -283,8 +283,8 @@ def _kept(record: Path, path: Path) -> Model | None:
 
 
 def _signature(model: Any) -> Signature:
-    inputs = zip([tensor.name for tensor in model.inputs], model.inputs, strict=True)
-    outputs = zip(_unique(model.output_names), model.outputs, strict=True)
+    inputs = zip(_unique([_layer_name(tensor) for tensor in model.inputs]), model.inputs, strict=True)
+    outputs = zip(_unique([_layer_name(tensor) for tensor in model.outputs]), model.outputs, strict=True)
     return Signature(inputs=_tensor_specs(inputs), outputs=_tensor_specs(outputs))
 
 
@@ -295,6 +295,11 @@ def _tensor_specs(named: Any) -> tuple[TensorSpec, ...]:
 def _all_layers(model: Any) -> list[Any]:
     """Layers of nested models and inside wrappers too."""
     return list(model._flatten_layers())  # noqa: SLF001 - Keras' own walk; the public `layers` stops at wrappers
+
+
+def _layer_name(tensor: Any) -> str:
+    """The layer's name and not the tensor's own, which changes when the model is saved and read back."""
+    return str(tensor._keras_history.operation.name)  # noqa: SLF001 - no public way from a tensor to its layer
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ _FREE_EXPANSION_BYTES = 256 << 20
 _METRIC = "_tf_keras_metric"
 _CONTAINERS = frozenset({"Functional", "Sequential", "Model"})
 _OF_TF_KERAS = frozenset({"TFOpLambda", "SlicingOpLambda", "AddLoss", "AddMetric"})
+_OPS_WITH_EFFECTS = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles"})
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 # What rebuilding or a Keras constructor may raise on a file that is damaged or from an odd version.
 _LOAD_ERRORS = (
@@ -122,16 +123,16 @@ def load_saved_model(path: Path, *, allow_lambda: bool) -> Loaded:
 
 
 def normalised(model: Any) -> Any:
-    """The same layers as a functional model whose inputs and outputs are flat.
+    """The same layers as an uncompiled functional model whose inputs and outputs are flat.
+
+    A compiled model would take its optimizer's state and its loss, which may be code, into the file.
 
     Raises:
         ModelError: the model has no graph.
     """
     keras = import_keras()
     inputs, outputs = _ends(model)
-    if type(model) is keras.Model or (
-        type(model).__name__ == "Functional" and _is_flat(model.input) and _is_flat(model.output)
-    ):
+    if type(model).__name__ == "Functional" and _is_flat(model.input) and _is_flat(model.output) and not model.compiled:
         return model
     return keras.Model(
         inputs[0] if len(inputs) == 1 else inputs, outputs[0] if len(outputs) == 1 else outputs, name=model.name
@@ -290,6 +291,7 @@ def _saved_model_configs(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             described = saved_metadata_pb2.SavedMetadata.FromString(metadata.read_bytes())
         if not saved.meta_graphs:
             raise DecodeError("no graph in saved_model.pb")
+        _refuse_effects(path, saved.meta_graphs[0].graph_def)
     except DecodeError as error:
         raise ModelError(f"{path}: the SavedModel is truncated or damaged ({error}).", next_step=_AGAIN) from None
     found = [(node.node_path, node.metadata) for node in described.nodes if node.identifier != _METRIC]
@@ -304,6 +306,18 @@ def _saved_model_configs(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             raise ModelError(f"{path}: the description of {node_path} is damaged.", next_step=_AGAIN) from None
         if isinstance(value, dict) and isinstance(value.get("class_name"), str):
             yield node_path, value
+
+
+def _refuse_effects(path: Path, graph: Any) -> None:
+    """Functions of a SavedModel run when it is loaded; a network needs neither files nor Python in them."""
+    for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
+        for node in nodes:
+            if node.op in _OPS_WITH_EFFECTS:
+                raise ModelError(
+                    f"{path}: node {node.name} is {node.op}: it reaches files or Python when the model is loaded. "
+                    "It was not loaded.",
+                    next_step="Save the network without it, as .keras.",
+                )
 
 
 @contextlib.contextmanager

@@ -502,6 +502,47 @@ def test_an_onnx_model_has_no_layers_to_open(tmp_path: Path):
         load.open_keras(onnx)
 
 
+def test_loss_and_optimizer_are_not_written(tmp_path: Path):
+    """A loss may be a lambda, and the optimizer's state is twice the size of the weights."""
+    keras = import_keras()
+    net = _net(keras)
+    net.compile("adam", loss=lambda wanted, made: keras.ops.mean(wanted - made))
+    net.fit(X, np.zeros((2, 3), np.float32), verbose=0)
+
+    model = load.save_keras(net, tmp_path / "m.keras", sha256="0" * 64, origin="net")
+
+    with zipfile.ZipFile(model.path) as archive:
+        assert b"lambda" not in archive.read("config.json")
+        assert archive.getinfo("model.weights.h5").file_size < 60_000
+    np.testing.assert_array_equal(load.open_keras(model)(X, training=False), net(X, training=False))
+    assert net.compiled, "the caller's model is left as it was"
+
+
+def test_names_in_the_signature_hold_after_reading_back(tmp_path: Path):
+    keras = import_keras()
+    x = keras.Input((4,))
+    model = load.save_keras(
+        keras.Model(x, keras.layers.Dense(3)(x)), tmp_path / "m.keras", sha256="0" * 64, origin="net"
+    )
+
+    again = load.save_keras(load.open_keras(model), tmp_path / "n.keras", sha256="0" * 64, origin="net")
+
+    assert again.signature == model.signature
+
+
+def test_a_saved_model_that_writes_files_is_not_loaded(tmp_path: Path):
+    tf_keras = import_tf_keras()
+    import_tensorflow()
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    path = _save(tf_keras, _net(tf_keras), tmp_path / "folder")
+    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    saved.meta_graphs[0].graph_def.library.function[0].node_def.add(name="leak", op="WriteFile")
+    (path / "saved_model.pb").write_bytes(saved.SerializeToString())
+
+    assert "node leak is WriteFile: it reaches files or Python" in _refusal(path, tmp_path)
+
+
 def test_a_save_that_fails_leaves_no_file(tmp_path: Path):
     keras = import_keras()
 
