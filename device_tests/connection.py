@@ -30,7 +30,8 @@ class CommandResult:
 def ended_error(doing: str, ended: CommandResult) -> BoardError:
     """The error for a program that should still be running."""
     how = f"by signal {ended.signal}" if ended.signal else f"with exit status {ended.exit_status}"
-    why = " (probably out of memory)" if ended.signal == "KILL" else ""
+    # A shell in between says a death by signal 9 as 128 + 9.
+    why = " (probably out of memory)" if ended.signal == "KILL" or ended.exit_status == 137 else ""
     lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()[-10:]
     log = "".join(f"\n    {line}" for line in lines)
     return BoardError(f"{doing} ended {how}{why}.", next_step=f"Its last lines:{log}" if log else "")

@@ -12,12 +12,14 @@ import dataclasses
 import getpass
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -33,6 +35,21 @@ _READY_S = 10.0
 _CHUNK = 1 << 16
 
 
+@contextlib.contextmanager
+def folder_for_boards() -> Iterator[Path]:
+    """A folder that a login user can enter; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="edgesmith-board-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def why_no_sshd() -> str:
+    """Why no real sshd can be started here; empty where it can."""
+    missing = [str(tool) for tool in (SSHD, "setpriv") if shutil.which(tool) is None]
+    return f"{' and '.join(missing)} missing (Debian: openssh-server, util-linux)" if missing else ""
+
+
 class LoopbackBoard(Protocol):
     """What both kinds can do.
 
@@ -43,6 +60,10 @@ class LoopbackBoard(Protocol):
 
     home: Path
     port: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the host key it shows now."""
 
     def device(self, name: str = "board") -> Device:
         """The inventory's view of it: own user key, own known_hosts."""
@@ -126,6 +147,11 @@ class InProcessBoard:
         self._loop: LoopThread | None = None
         self._server: asyncssh.SSHAcceptor | None = None
 
+    @property
+    def fingerprint(self) -> str:
+        """See `LoopbackBoard.fingerprint`."""
+        return self.keys.fingerprint
+
     def device(self, name: str = "board") -> Device:
         """See `LoopbackBoard.device`."""
         return self.keys.device(name, self.port, "pi")
@@ -192,7 +218,7 @@ class InProcessBoard:
         child = await asyncio.create_subprocess_exec(
             "/bin/sh",
             "-c",
-            self.greeting + (process.command or "exit 0"),
+            f"{self.greeting}exec {process.command or 'true'}",
             cwd=self.home,
             env={**os.environ, "HOME": str(self.home)},
             stdin=pipe,
@@ -293,6 +319,11 @@ class SshdBoard:
         self._options = options
         self._prepare = prepare
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """See `LoopbackBoard.fingerprint`."""
+        return self.keys.fingerprint
 
     def device(self, name: str = "board") -> Device:
         """See `LoopbackBoard.device`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import math
 import shlex
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -53,7 +54,7 @@ class Ssh:
     def run(self, argv: Sequence[str], deadline: Deadline, stdin: bytes = b"") -> CommandResult:
         """See `Connection.run`."""
         doing = f"{self._name}: '{argv[0]}'"
-        return ssh_loop().call(self._run(shlex.join(argv), stdin, doing), deadline, doing)
+        return ssh_loop().call(self._run(_mortal(argv, deadline), stdin, doing), deadline, doing)
 
     async def _run(self, command: str, stdin: bytes, doing: str) -> CommandResult:
         async with self._errors(doing):
@@ -61,7 +62,6 @@ class Ssh:
             try:
                 stdout, stderr = await process.communicate(stdin)
             except asyncio.CancelledError:
-                process.kill()
                 process.close()
                 raise
             return self._result(process, _bytes(stdout), _bytes(stderr), doing)
@@ -313,6 +313,13 @@ class SshProcess:
         except (ConnectionLost, TimeoutError):
             return self._ssh.lost(self._doing)
         return ended_error(self._doing, ended)
+
+
+def _mortal(argv: Sequence[str], deadline: Deadline) -> str:
+    """The command line, with an end on the board itself where it has `timeout`: sshd ends nothing when we hang up."""
+    seconds = math.ceil(deadline.remaining_s) + 1
+    script = f'command -v timeout >/dev/null && exec timeout -s KILL {seconds} "$@"; exec "$@"'
+    return shlex.join(["sh", "-c", script, "sh", *argv])
 
 
 def _bytes(data: bytes | str | None) -> bytes:

@@ -106,6 +106,7 @@ def _options(device: Device, extra: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{device.name}: {what} {path} is not there.")
     options: dict[str, Any] = {
         "host": device.host,
+        "config": (),  # ~/.ssh/config
         "keepalive_interval": 5,
         "keepalive_count_max": 3,
         "password_auth": False,
