@@ -80,11 +80,11 @@ def plan_schedule(
     notes: list[str] = []
     if kind == "polynomial":
         if last <= begin:
-            raise ConfigError(f"prune: end_step {last} must come after begin_step {begin}.")
+            raise ConfigError(f"The pruning schedule's end_step {last} must come after its begin_step {begin}.")
         end = begin + (last - begin) // turns * turns
         if end == begin:
             raise ConfigError(
-                f"prune: frequency {turns} leaves no step between begin_step {begin} and end_step {last}.",
+                f"A pruning frequency of {turns} leaves no step between begin_step {begin} and end_step {last}.",
                 next_step=f"Take a frequency of at most {last - begin}.",
             )
         if end != last and end_step is not None:
@@ -99,12 +99,12 @@ def plan_schedule(
         settled = begin if begin > 0 else turns
         if end != -1 and settled > end:
             raise ConfigError(
-                f"prune: no step from begin_step {begin} to end_step {end} falls on a frequency of {turns}.",
+                f"No step from begin_step {begin} to end_step {end} falls on a pruning frequency of {turns}.",
                 next_step=f"Take a frequency of at most {max(end, 1)}, or leave end_step out.",
             )
     if settled > total_steps:
         raise ConfigError(
-            f"prune: the final sparsity would be reached at step {settled}, and training has only {total_steps} steps.",
+            f"The final sparsity would be reached at step {settled}, and training has only {total_steps} steps.",
             next_step="Train for more epochs, take a smaller batch_size, or lower end_step (or begin_step, frequency).",
         )
     return SchedulePlan(

@@ -82,10 +82,18 @@ def test_the_defaults_are_never_refused(kind: Kind, total: int):
 @pytest.mark.parametrize(
     ("kind", "steps", "text"),
     [
-        ("polynomial", {"end_step": 200}, "would be reached at step 200, and training has only 100 steps"),
-        ("polynomial", {"begin_step": 5, "end_step": 5}, "end_step 5 must come after begin_step 5"),
-        ("polynomial", {"end_step": 9, "frequency": 10}, "frequency 10 leaves no step between begin_step 0 and"),
-        ("constant", {"end_step": 9, "frequency": 10}, "no step from begin_step 0 to end_step 9 falls on a frequency"),
+        (
+            "polynomial",
+            {"end_step": 200},
+            "would be reached at step 200, and training has only 100 steps",
+        ),
+        ("polynomial", {"begin_step": 5, "end_step": 5}, "schedule's end_step 5 must come after its begin_step 5"),
+        (
+            "polynomial",
+            {"end_step": 9, "frequency": 10},
+            "A pruning frequency of 10 leaves no step",
+        ),
+        ("constant", {"end_step": 9, "frequency": 10}, "No step from begin_step 0 to end_step 9 falls on a pruning"),
         ("constant", {"begin_step": 101}, "would be reached at step 101, and training has only 100 steps"),
     ],
 )

@@ -201,9 +201,7 @@ def test_every_step_is_checked_on_the_model_before_the_first_runs(tmp_path: Path
 def test_a_schedule_that_training_is_too_short_for_is_refused_before_it(tmp_path: Path):
     train = SampleSet(role="train", x=np.zeros((64, 4), np.float32), y=np.zeros(64, np.int64), sha256="", source="")
     recipe = parse(tmp_path, "  - prune: {epochs: 2, batch_size: 32, end_step: 50}\n")
-    with pytest.raises(
-        ConfigError, match=r"recipe step 1 \(prune\): prune: the final sparsity would be reached at step"
-    ):
+    with pytest.raises(ConfigError, match=r"recipe step 1 \(prune\): The final sparsity would be reached at step"):
         recipes.check_steps(recipe, _net(), Context(workdir=tmp_path, train=train))
 
 
