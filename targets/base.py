@@ -1,0 +1,265 @@
+"""The contract of a target, and what every target checks the same way."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgesmith import toolchain
+from edgesmith.errors import ConfigError, DataError, InternalError, ModelError
+from edgesmith.files import gzip_size, sha256_file
+from edgesmith.types import Artifact, Capabilities, Model, SampleSet, Scheme, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgesmith.progress import Progress
+
+VERBS = ("state", "capabilities", "compile", "kernels", "tensors", "outputs")
+"""What `Target` promises, by name: `targets.check` looks for each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompileRequest:
+    """What to make of a model.
+
+    Attributes:
+        scheme: how numbers are stored and computed.
+        per_channel: one scale for each output channel of a weight kernel; False: one for the kernel.
+        calibration: for schemes that need it; x is float32 or whatever dtype the model takes, [N, ...].
+        out_dir: where the artifact goes.
+        name: its file name without the suffix.
+        board_isa: machine it will run on, as `uname -m` says it ("x86_64", "aarch64"); None where any.
+        opset: ONNX operator set; None for the target's default.
+    """
+
+    scheme: Scheme
+    out_dir: Path
+    name: str
+    per_channel: bool = True
+    calibration: SampleSet | None = None
+    board_isa: str | None = None
+    opset: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetState:
+    """Whether a target can compile here.
+
+    Attributes:
+        reason: why it cannot; empty where it can.
+        fix: what to run to make it available; empty where it is.
+    """
+
+    available: bool
+    reason: str = ""
+    fix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How far a compiled artifact may be from its model, over real samples."""
+
+    min_sqnr_db: float
+    min_cosine: float
+
+
+class Target(Protocol):
+    """What a module in `targets/` provides to be a target."""
+
+    @property
+    def NAME(self) -> str:  # noqa: N802 - a module constant
+        """Its key: the file name."""
+
+    @property
+    def FORMAT(self) -> str:  # noqa: N802
+        """Of its artifacts, and their file suffix: "tflite", "onnx"."""
+
+    def state(self) -> TargetState:
+        """Whether it can compile here. Imports no framework."""
+
+    def capabilities(self, board_isa: str | None = None) -> Capabilities:
+        """What it can make for such a machine."""
+
+    def compile(self, model: Model, request: CompileRequest, progress: Progress) -> Artifact:
+        """Writes the artifact. The same model and request give the same bytes.
+
+        Raises:
+            ConfigError: a scheme or opset that it cannot make; before any work.
+            DataError: calibration data missing or not fitting; before any work.
+            ModelError: the file is broken or not what `model` says, or holds an op that the runtime has no kernel for.
+        """
+
+    def kernels(self, path: Path) -> dict[str, NDArray[Any]]:
+        """Weights read back from the file: those of convolutions, dense layers and look-ups, by tensor name.
+
+        Layout and dtype are the file's; integers have their zero point taken off, so that 0 means zero.
+
+        Raises:
+            ModelError: the file cannot be read.
+        """
+
+    def tensors(self, path: Path, x: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """All intermediate tensors for a small batch, dequantized, in the order they are computed.
+
+        Args:
+            path: the artifact.
+            x: [N, ...], in the dtype of the model it was made from.
+
+        Yields:
+            name and float32 [N, ...] in the file's layout.
+        """
+
+    def outputs(self, path: Path, x: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+        """Runs the artifact on the host, one array [N, ...] per output; quantized ones are dequantized to float32."""
+
+
+# Twice the noise power (3 dB) below the worst seen; where the figures come from: tests/unit/test_target_bounds.py.
+_BOUNDS = {
+    Scheme.NONE: Bounds(min_sqnr_db=50.0, min_cosine=0.9999),
+    Scheme.FLOAT16: Bounds(min_sqnr_db=35.0, min_cosine=0.999),
+    Scheme.DYNAMIC: Bounds(min_sqnr_db=12.0, min_cosine=0.97),
+    Scheme.INT8: Bounds(min_sqnr_db=8.0, min_cosine=0.95),
+    Scheme.INT8_FLOAT_IO: Bounds(min_sqnr_db=8.0, min_cosine=0.95),
+}
+
+
+def default_bounds(precision: str) -> Bounds:
+    """The bounds for an `Artifact.precision`."""
+    return _BOUNDS[Scheme.NONE if precision == Scheme.NONE.precision else Scheme(precision)]
+
+
+def packages_state(modules: Mapping[str, str], extra: str) -> TargetState:
+    """Whether packages are installed, without importing them.
+
+    Args:
+        modules: import name -> distribution name.
+        extra: of edgesmith, that brings them.
+    """
+    missing = [package for module, package in modules.items() if importlib.util.find_spec(module) is None]
+    if not missing:
+        return TargetState(available=True)
+    return TargetState(
+        available=False,
+        reason=f"needs {', '.join(missing)}",
+        fix=f'pip install "edgesmith[{extra}]"',
+    )
+
+
+def check_request(can: Capabilities, model: Model, request: CompileRequest) -> None:
+    """Refuses what cannot work, before any work.
+
+    Raises:
+        ConfigError: the scheme is none of the target's.
+        ModelError: the kind of model is none of the target's, or an input has an open dimension besides the batch.
+        DataError: calibration is missing, empty, or of another shape or dtype than the model's input.
+    """
+    if model.kind not in can.model_kinds:
+        raise ModelError(
+            f"{can.target} cannot compile {model.origin}: it takes {' or '.join(sorted(can.model_kinds))} models, "
+            f"this is {model.kind}.",
+            next_step=f"Leave '{can.target}' out of `targets`, or give the model it was exported from.",
+        )
+    if request.scheme not in can.schemes:
+        raise ConfigError(
+            f"{can.target} cannot make scheme '{request.scheme}'.",
+            next_step=f"It makes: {', '.join(sorted(can.schemes))}.",
+        )
+    if request.scheme.needs_calibration:
+        _check_calibration(can.target, model.signature, request.scheme, request.calibration)
+
+
+def _check_calibration(target: str, signature: Signature, scheme: Scheme, calibration: SampleSet | None) -> None:
+    if calibration is None or len(calibration) == 0:
+        raise DataError(
+            f"{target}: scheme '{scheme}' needs calibration samples, and there are none.",
+            next_step="Name them under `data.calibration`: 100 to 500 typical inputs.",
+        )
+    if len(signature.inputs) != 1:
+        raise ModelError(
+            f"{target}: scheme '{scheme}' calibrates models with one input; this one has "
+            f"{len(signature.inputs)}: {', '.join(str(spec) for spec in signature.inputs)}.",
+            next_step="Use scheme 'dynamic' or 'float16', which need no calibration.",
+        )
+    spec = signature.inputs[0]
+    if str(calibration.x.dtype) != spec.dtype or not _fits(spec, calibration.x.shape):
+        raise DataError(
+            f"{target}: calibration samples are {calibration.x.dtype}{list(calibration.x.shape)}, "
+            f"the model takes {spec}."
+        )
+
+
+def _fits(spec: TensorSpec, shape: tuple[int, ...]) -> bool:
+    return len(spec.shape) == len(shape) and all(
+        not isinstance(want, int) or want == have for want, have in zip(spec.shape[1:], shape[1:], strict=True)
+    )
+
+
+def check_shapes(target: str, model: Model, signature: Signature) -> None:
+    """Checks that an artifact has the inputs and outputs of its model, in their order.
+
+    Raises:
+        InternalError: it has not.
+    """
+    for what, wanted, found in (
+        ("inputs", model.signature.inputs, signature.inputs),
+        ("outputs", model.signature.outputs, signature.outputs),
+    ):
+        if len(wanted) != len(found) or not all(_same_dims(a, b) for a, b in zip(wanted, found, strict=True)):
+            raise InternalError(
+                f"{target}: the {what} changed on the way: the model has {', '.join(map(str, wanted))}; "
+                f"the artifact has {', '.join(map(str, found))}."
+            )
+
+
+def _same_dims(a: TensorSpec, b: TensorSpec) -> bool:
+    return len(a.shape) == len(b.shape) and all(
+        not (isinstance(m, int) and isinstance(n, int)) or m == n for m, n in zip(a.shape[1:], b.shape[1:], strict=True)
+    )
+
+
+def describe(
+    target: str,
+    file_format: str,
+    path: Path,
+    model: Model,
+    scheme: Scheme,
+    signature: Signature,
+    kernels: Mapping[str, NDArray[Any]],
+    packages: Iterable[str],
+) -> Artifact:
+    """The record of a file that a target has just written.
+
+    Args:
+        target: its key.
+        file_format: "tflite" or "onnx".
+        path: the file.
+        model: what it was made from.
+        scheme: how.
+        signature: read back from the file.
+        kernels: read back from the file.
+        packages: that made it.
+
+    Raises:
+        InternalError: its inputs or outputs are not the model's.
+    """
+    check_shapes(target, model, signature)
+    total = sum(kernel.size for kernel in kernels.values())
+    zeros = sum(int((kernel == 0).sum()) for kernel in kernels.values())
+    return Artifact(
+        target=target,
+        path=path,
+        format=file_format,
+        precision=scheme.precision,
+        sha256=sha256_file(path),
+        signature=signature,
+        toolchain=toolchain.versions(packages),
+        made_from=model.sha256,
+        size_bytes=path.stat().st_size,
+        gzip_bytes=gzip_size(path),
+        sparsity=zeros / total if total else 0.0,
+    )

@@ -1,0 +1,278 @@
+"""Reads `.onnx` files: signature, weight kernels, intermediate tensors, outputs; and puts them in order.
+
+Op semantics: https://onnx.ai/onnx/operators/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesmith.errors import ModelError
+from edgesmith.types import Dim, Signature, TensorSpec
+from targets.native_log import captured
+
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+"""Both name the operators of the ONNX standard."""
+
+RUNTIME_DOMAINS = frozenset({"com.microsoft"})
+"""ONNX Runtime's own operators, built into every build of it."""
+
+BATCH = 32
+"""Samples that go through the runtime at once, where the batch is open."""
+
+_WEIGHT_INPUTS: dict[str, tuple[tuple[int, int | None], ...]] = {
+    "Conv": ((1, None),),
+    "ConvTranspose": ((1, None),),
+    "Gemm": ((1, None),),
+    "MatMul": ((1, None),),
+    "ConvInteger": ((1, 3),),
+    "MatMulInteger": ((1, 3),),
+    "Gather": ((0, None),),
+    "GRU": ((1, None), (2, None)),
+    "LSTM": ((1, None), (2, None)),
+}
+"""Which inputs of an op are its kernels, where they are constant, each with the input that is its zero point."""
+
+_PASSES_WEIGHTS_ON = frozenset({"DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity"})
+"""Ops that may stand between a constant and the op that uses it as a kernel."""
+
+_DEQUANTIZED = "_DequantizeLinear_Output"
+"""ONNX Runtime's quantizer calls the dequantized twin of tensor `x` by this suffix."""
+
+
+def read(path: Path) -> Any:
+    """The checked `onnx.ModelProto`.
+
+    Raises:
+        ModelError: it is not there, is another format, is cut short, or breaks the ONNX rules.
+    """
+    import onnx
+
+    try:
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    except Exception as error:  # protobuf's DecodeError for a cut file, the checker's ValidationError for a wrong one
+        raise ModelError(
+            f"{path}: not a sound .onnx file: {' '.join(str(error).split())[:400]}.",
+            next_step="Export it again, or copy it again.",
+        ) from error
+    return proto
+
+
+def foreign_ops(proto: Any) -> list[str]:
+    """Ops that ONNX Runtime's standard build does not have, or that are no neural-network ops: "domain:Op (node)"."""
+    known = STANDARD_DOMAINS | RUNTIME_DOMAINS
+    return sorted({f"{n.domain}:{n.op_type} ({n.name})" for n in proto.graph.node if n.domain not in known})
+
+
+def opset(proto: Any) -> int:
+    """The version of the standard operator set that it uses."""
+    return next(int(entry.version) for entry in proto.opset_import if entry.domain in STANDARD_DOMAINS)
+
+
+def tidy(proto: Any) -> None:
+    """Drops what exporters and optimizers leave behind: operator sets no node uses, inferred shapes, doc strings."""
+    used = {"" if node.domain in STANDARD_DOMAINS else node.domain for node in proto.graph.node} | {""}
+    kept = [entry for entry in proto.opset_import if ("" if entry.domain in STANDARD_DOMAINS else entry.domain) in used]
+    kept = sorted(({entry.domain: entry for entry in kept}).values(), key=lambda entry: str(entry.domain))
+    copies = [(entry.domain, entry.version) for entry in kept]
+    del proto.opset_import[:]
+    for domain, version in copies:
+        proto.opset_import.add(domain=domain, version=version)
+    del proto.graph.value_info[:]
+    proto.graph.doc_string = proto.doc_string = ""
+    for node in proto.graph.node:
+        node.doc_string = ""
+
+
+def name_batch(proto: Any, name: str = "N") -> None:
+    """Calls an open first dimension of every input and output `name`, instead of an exporter's running number."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if dims and not dims[0].HasField("dim_value"):
+            dims[0].dim_param = name
+
+
+def signature(proto: Any) -> Signature:
+    """Inputs and outputs, initializers left out; open dimensions by name, or None where they have none."""
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    return Signature(
+        inputs=tuple(_spec(value) for value in proto.graph.input if value.name not in constants),
+        outputs=tuple(_spec(value) for value in proto.graph.output),
+    )
+
+
+def _spec(value: Any) -> TensorSpec:
+    import onnx
+
+    tensor = value.type.tensor_type
+    dims: tuple[Dim, ...] = tuple(
+        int(d.dim_value) if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim
+    )
+    return TensorSpec(
+        name=value.name, shape=dims, dtype=str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)))
+    )
+
+
+def kernels(path: Path) -> dict[str, NDArray[Any]]:
+    """See `targets.base.Target.kernels`."""
+    return kernels_of(read(path))
+
+
+def kernels_of(proto: Any) -> dict[str, NDArray[Any]]:
+    """The same for a graph in memory."""
+    from onnx import numpy_helper
+
+    stored: dict[str, Any] = {}
+    makers: dict[str, Any] = {}
+    nodes = []
+    for graph in _graphs(proto.graph):
+        stored.update({tensor.name: tensor for tensor in graph.initializer})
+        for node in graph.node:
+            nodes.append(node)
+            makers.update(dict.fromkeys(node.output, node))
+            if node.op_type == "Constant":
+                stored.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+            if node.op_type == "Loop":  # what is carried through a loop unchanged is known inside by another name
+                inside = (value.name for value in subgraphs(node)[0].input)
+                stored.update(
+                    {to: stored[name] for name, to in zip(node.input, inside, strict=False) if name in stored}
+                )
+    found: dict[str, NDArray[Any]] = {}
+    for node in nodes:
+        for position, zero_position in _WEIGHT_INPUTS.get(node.op_type, ()):
+            name, zero = _input(node, position), _input(node, zero_position)
+            while (
+                name not in stored and (maker := makers.get(name)) is not None and maker.op_type in _PASSES_WEIGHTS_ON
+            ):
+                zero = _input(maker, 2) if maker.op_type == "DequantizeLinear" else zero
+                name = maker.input[0]
+            if name in stored and len(stored[name].dims) >= 2:
+                values = numpy_helper.to_array(stored[name])
+                point = numpy_helper.to_array(stored[zero]) if zero in stored else np.zeros((), np.int8)
+                values = _without_zero_point(values, point)
+                found[name] = _gates_as_in_keras(values) if node.op_type == "LSTM" else values
+    return found
+
+
+def subgraphs(node: Any) -> list[Any]:
+    """The graphs a node holds: a loop's body, an If's branches."""
+    return [a.g for a in node.attribute if a.HasField("g")] + [g for a in node.attribute for g in a.graphs]
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    """A graph, then those inside it."""
+    yield graph
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from _graphs(inner)
+
+
+def _gates_as_in_keras(weights: NDArray[Any]) -> NDArray[Any]:
+    """[directions, 4 * units, inputs] from ONNX's gate order i o f c to Keras' i f c o."""
+    i, o, f, c = np.split(weights, 4, axis=1)
+    return np.concatenate([i, f, c, o], axis=1)
+
+
+def _input(node: Any, position: int | None) -> str:
+    return str(node.input[position]) if position is not None and position < len(node.input) else ""
+
+
+def _without_zero_point(values: NDArray[Any], point: NDArray[Any]) -> NDArray[Any]:
+    if not np.any(point):
+        return values
+    if point.size > 1:
+        axis = next(a for a, size in enumerate(values.shape) if size == point.size)
+        point = point.reshape([-1 if a == axis else 1 for a in range(values.ndim)])
+    return values.astype(np.int64) - point.astype(np.int64)
+
+
+def session(model: Path | bytes, *, as_written: bool = False) -> Any:
+    """An ONNX Runtime session on the CPU.
+
+    Args:
+        model: a file, or the bytes of one.
+        as_written: nothing fused or rearranged, so that every tensor of the graph is there under its name.
+
+    Raises:
+        ModelError: the runtime refuses it.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        with captured():
+            return onnxruntime.InferenceSession(
+                model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+            )
+    except Exception as error:  # the runtime's errors share no base class
+        where = "the graph in memory" if isinstance(model, bytes) else model
+        raise ModelError(f"{where}: ONNX Runtime cannot load it: {str(error).strip().partition(chr(10))[0]}") from error
+
+
+def run(live: Any, x: NDArray[Any], names: list[str] | None = None) -> dict[str, NDArray[Any]]:
+    """Runs all samples through a session with one input.
+
+    Args:
+        live: the session.
+        x: [N, ...]. Where the model's batch is fixed to B, samples go in groups of B; the last group is filled up with
+            copies of its last sample, whose results are dropped.
+        names: tensors wanted; None for the outputs.
+
+    Returns:
+        [N, ...] by name, in order; tensors without a batch dimension are left out.
+    """
+    source = live.get_inputs()[0]
+    fixed = source.shape[0] if isinstance(source.shape[0], int) else None
+    names = [out.name for out in live.get_outputs()] if names is None else names
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+    for start in range(0, len(x), fixed or BATCH):
+        batch = x[start : start + (fixed or BATCH)]
+        filler = np.repeat(batch[-1:], fixed - len(batch) if fixed else 0, axis=0)
+        filled = np.concatenate([batch, filler])
+        for name, values in zip(names, live.run(names, {source.name: filled}), strict=True):
+            if values.ndim and len(values) == len(filled):
+                parts[name].append(values[: len(batch)])
+    return {name: np.concatenate(groups) for name, groups in parts.items() if groups}
+
+
+def outputs(path: Path, x: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """See `targets.base.Target.outputs`."""
+    return tuple(run(session(path), x).values())
+
+
+def tensors(path: Path, x: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """See `targets.base.Target.tensors`. A quantized tensor is shown dequantized, under the float tensor's name."""
+    import onnx
+
+    proto = read(path)
+    computed = _computed(proto)
+    present = set(computed)
+    wanted = [name for name in computed if f"{name}{_DEQUANTIZED}" not in present]
+    declared = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in declared)
+    live = session(proto.SerializeToString(), as_written=True)
+    floats = {out.name for out in live.get_outputs() if out.type in ("tensor(float)", "tensor(float16)")}
+    for name, values in run(live, x, [name for name in wanted if name in floats]).items():
+        yield name.removesuffix(_DEQUANTIZED), values.astype(np.float32)
+
+
+def _computed(proto: Any) -> list[str]:
+    """Tensors that depend on an input, in the order they are computed."""
+    alive = {value.name for value in proto.graph.input} - {tensor.name for tensor in proto.graph.initializer}
+    found: list[str] = []
+    for node in proto.graph.node:
+        if alive.intersection(node.input):
+            alive.update(node.output)
+            found.extend(name for name in node.output if name)
+    return found
