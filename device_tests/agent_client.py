@@ -40,10 +40,17 @@ def last_lines(lines: object) -> str:
 class AgentClient:
     """Asks a running agent, one question at a time."""
 
-    def __init__(self, process: Process, who: str) -> None:
-        """`who` names the board in messages."""
+    def __init__(self, process: Process, who: str, grace_s: float = GRACE_S) -> None:
+        """Takes over a process that has just been started.
+
+        Args:
+            process: the agent.
+            who: the board's name, for messages.
+            grace_s: how long past a deadline the agent's own answer that its time was up is waited for.
+        """
         self._process = process
         self._who = who
+        self._grace_s = grace_s
         self._next = 0
 
     def wait_until_ready(self, deadline: Deadline) -> None:
@@ -82,8 +89,7 @@ class AgentClient:
         self._next += 1
         message = request(self._next, method, dict(params), deadline.remaining_s)
         self._process.send(json.dumps(message).encode(), deadline)
-        # The agent's own answer that its time was up is worth waiting for.
-        patience = Deadline(deadline.at + GRACE_S)
+        patience = Deadline(deadline.at + self._grace_s)
         while True:
             answer = self._answer(method, patience)
             if answer.get("id") != self._next:

@@ -128,7 +128,7 @@ class InProcessBoard:
 
     Attributes:
         free_bytes: what SFTP says is free; None asks the disk.
-        fail_after: SFTP writes beyond this many bytes of a file fail as on a full disk.
+        fail_after: the disk is full once this many bytes of a file are written.
         flip: SFTP writes arrive with a byte changed.
         greeting: shell that every command starts with: a chatty login.
     """
@@ -295,6 +295,7 @@ class _Sftp(asyncssh.SFTPServer):
 
     def write(self, file_obj: object, offset: int, data: bytes) -> int:
         if self._board.fail_after is not None and offset + len(data) > self._board.fail_after:
+            self._board.free_bytes = 0
             raise asyncssh.SFTPFailure("Failure")
         if self._board.flip:
             data = bytes([data[0] ^ 1]) + data[1:]
@@ -358,7 +359,9 @@ class SshdBoard:
     def _start(self) -> None:
         folder = self.keys.folder
         config = folder / "sshd_config"
-        config.write_text("\n".join([*self._options, *self._lines()]) + "\n")
+        named = {line.split()[0] for line in self._options}
+        ours = [line for line in self._lines() if line.split()[0] not in named]
+        config.write_text("\n".join([*self._options, *ours]) + "\n")
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, parents=True, exist_ok=True)
         command = [str(SSHD), "-D", "-f", str(config), "-E", str(folder / "sshd.log")]

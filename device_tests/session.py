@@ -17,7 +17,7 @@ from device_tests.agent_zip import AgentZip, build_agent
 from device_tests.connection import Connection, Process
 from device_tests.deadline import Deadline
 from device_tests.local import Local
-from edgesmith.errors import BoardError, InternalError
+from edgesmith.errors import BoardError, InfrastructureError, InternalError
 from edgesmith.files import sha256_file
 from edgesmith.progress import Progress, Task
 from edgesmith.types import Artifact, BoardInfo, Device, Measurement, MeasureProtocol
@@ -168,7 +168,7 @@ class BoardSession:
         )
         self.bytes_sent += sent
         self._process = process = connection.spawn([self.device.python, "-u", path], ready)
-        self._stack.callback(lambda: process.close(Deadline.after(_CLOSE_S)))
+        self._stack.callback(_end, process)
         self._agent = AgentClient(process, self.device.name)
         self._agent.wait_until_ready(ready)
         self._hello = self._agent.call("hello", {"workdir": self._workdir}, ready)
@@ -331,6 +331,12 @@ class _Arrays:
 
 def _pairs(told: Sequence[Sequence[Any] | None]) -> tuple[tuple[float, int] | None, ...]:
     return tuple(None if pair is None else (float(pair[0]), int(pair[1])) for pair in told)
+
+
+def _end(process: Process) -> None:
+    """Lets the agent go. A link that is gone by now has been told about, or matters no more."""
+    with contextlib.suppress(InfrastructureError):
+        process.close(Deadline.after(_CLOSE_S))
 
 
 def _runner(artifact: Artifact) -> str:

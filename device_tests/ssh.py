@@ -167,7 +167,8 @@ class Ssh:
     def close(self) -> None:
         """See `Connection.close`."""
         while self._running:
-            self._running.pop().close(Deadline.after(_CLOSE_S))
+            with contextlib.suppress(ConnectionLost, DeadlineExceeded):
+                self._running.pop().close(Deadline.after(_CLOSE_S))
         with contextlib.suppress(DeadlineExceeded):
             ssh_loop().call(self._close(), Deadline.after(_CLOSE_S), f"{self._name}: closing")
 
@@ -207,8 +208,13 @@ class Ssh:
         """Asyncssh's errors as ours."""
         try:
             yield
-        except (asyncssh.ConnectionLost, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection, BrokenPipeError):
+        except (asyncssh.ConnectionLost, asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection, ConnectionError):
             raise self.lost(doing) from None
+        except OSError:
+            # The socket's own, or of a file here.
+            if self._link.is_closed():
+                raise self.lost(doing) from None
+            raise
         except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPPermissionDenied) as error:
             raise BoardError(
                 f"{doing}: {error.reason}.", next_step="May this user read and write `workdir:` on the board?"
@@ -295,9 +301,10 @@ class SshProcess:
             async with asyncio.timeout(deadline.remaining_s):
                 await self._process.wait_closed()
         except TimeoutError:
+            # sshd passes a signal on for any user but root; for root the program has its closed stdin and its own
+            # deadline to go by.
             self._process.kill()
             self._process.close()
-            await self._process.wait_closed()
             return CommandResult(exit_status=None, signal="KILL", stdout=b"", stderr=b"".join(self._tail))
         return await self._ssh.finished(self._process, b"".join(self._tail), self._doing)
 

@@ -48,7 +48,7 @@ class HostTrust:
         if self._pin:
             return ((), (), ())
         found = asyncssh.match_known_hosts(self._known_hosts or b"", host, addr, port)
-        self.expected = tuple(key.get_fingerprint() for key in found[0])
+        self.expected = tuple(dict.fromkeys(key.get_fingerprint() for key in found[0]))
         return found
 
     def client(self) -> asyncssh.SSHClient:

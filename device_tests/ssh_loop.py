@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
+import logging
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ class LoopThread:
     """An event loop in a thread of its own."""
 
     def __init__(self) -> None:
+        logging.getLogger("asyncio").addFilter(_is_news)
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_forgotten)
         self._thread = threading.Thread(target=self._loop.run_forever, name="edgesmith-ssh", daemon=True)
@@ -68,6 +70,11 @@ def _forgotten(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None
     """After a transfer broke, asyncssh leaves a dozen failed requests that nobody asks for: the first was reported."""
     if not isinstance(context.get("exception"), asyncssh.SFTPError | asyncssh.DisconnectError):
         loop.default_exception_handler(context)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Asyncio says this once for every block that was still to be sent when a link broke."""
+    return record.msg != "socket.send() raised exception."
 
 
 @functools.cache

@@ -41,12 +41,15 @@ class Relay:
         stalled: half-open: bytes stop, the sockets stay up.
         cut_after: reset everything once this many bytes went up.
         silent: accept, and say nothing.
+        drop_next: so many connections are closed at once.
+        accepted: connections so far.
     """
 
     def __init__(self, target: int) -> None:
         self.port = 0
         self.stalled = self.silent = False
         self.cut_after: int | None = None
+        self.drop_next = self.accepted = 0
         self._target = target
         self._up = 0
         self._links: set[asyncio.StreamWriter] = set()
@@ -77,6 +80,11 @@ class Relay:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._links.add(writer)
+        self.accepted += 1
+        if self.drop_next:
+            self.drop_next -= 1
+            writer.close()
+            return
         if self.silent:
             await asyncio.sleep(3600)
         there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
