@@ -23,6 +23,7 @@ from edgesmith.types import Device
 
 _CLOSE_S = 5.0
 _LITTLE = 1 << 16
+_MOMENT_S = 0.5
 _READ_ONLY = 1  # ST_RDONLY of statvfs@openssh.com
 
 
@@ -194,7 +195,7 @@ class Ssh:
             try:
                 sftp = await self._link.start_sftp_client()
             except (asyncssh.SFTPError, asyncssh.ChannelOpenError) as error:
-                if self._link.is_closed():
+                if await self._is_gone():
                     raise
                 raise BoardError(
                     f"{self._name}: the board gives no SFTP: {error.reason}.",
@@ -212,7 +213,7 @@ class Ssh:
             raise self.lost(doing) from None
         except OSError:
             # The socket's own, or of a file here.
-            if self._link.is_closed():
+            if await self._is_gone():
                 raise self.lost(doing) from None
             raise
         except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPPermissionDenied) as error:
@@ -220,9 +221,18 @@ class Ssh:
                 f"{doing}: {error.reason}.", next_step="May this user read and write `workdir:` on the board?"
             ) from None
         except asyncssh.Error as error:
-            if self._link.is_closed():
+            if await self._is_gone():
                 raise self.lost(doing) from None
             raise BoardError(f"{doing}: {error.reason}.") from None
+
+    async def _is_gone(self) -> bool:
+        """Whether the link is down. A refusal can be the first sign of it: it gets a moment to show."""
+        try:
+            async with asyncio.timeout(_MOMENT_S):
+                await self._link.wait_closed()
+        except TimeoutError:
+            return False
+        return True
 
     def lost(self, doing: str) -> ConnectionLost:
         """The error for a link that is gone."""
