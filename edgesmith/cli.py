@@ -258,16 +258,15 @@ def main() -> None:
     except EdgesmithError as error:
         _complain(f"{type(error).__name__}: {error}")
         code = error.exit_code
-    except KeyboardInterrupt:
-        _complain("Interrupted. What was done is kept: `edgesmith run --resume` goes on.")
-        code = EXIT_INTERRUPTED
-    except typer.Abort:
+    except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the last door: what comes here is told as a defect
         code = _usage_or_defect(error)
     except Terminated:
         _complain("Terminated. What was done is kept: `edgesmith run --resume` goes on.")
         code = EXIT_TERMINATED
+    if code == EXIT_INTERRUPTED:  # also where typer itself turned Ctrl-C into this code
+        _complain("Interrupted. What was done is kept: `edgesmith run --resume` goes on.")
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code if isinstance(code, int) else 0)

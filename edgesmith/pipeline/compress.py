@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from calibration import user_code
+from edgesmith.files import sha256_file
 from edgesmith.pipeline.prepare import Prepared
 from edgesmith.pipeline.store import Store
 from edgesmith.pipeline.workspace import Workspace
@@ -52,9 +54,17 @@ def step_key(store: Store, spec: StepSpec, parent: Model, prepared: Prepared) ->
             "train": prepared.train.sha256 if prepared.train else None,
             "calibration": prepared.calibration.sha256 if prepared.calibration else None,
             "seed": prepared.loaded.config.seed,
+            "user_code": _user_code(spec, prepared),
             "toolchain": versions(_TOOLCHAIN),
         },
     )
+
+
+def _user_code(spec: StepSpec, prepared: Prepared) -> dict[str, str]:
+    """Content of the user's own modules that the parameters name, e.g. a loss: editing one makes the step anew."""
+    references = [v for v in spec.params.values() if isinstance(v, str) and user_code.is_reference(v)]
+    files = {ref: prepared.loaded.root / (ref.split(":")[0].replace(".", "/") + ".py") for ref in references}
+    return {ref: sha256_file(file) for ref, file in files.items() if file.is_file()}
 
 
 def steps_are_kept(prepared: Prepared, store: Store) -> bool:

@@ -199,9 +199,10 @@ def test_an_interrupted_run_is_readable_and_resumes(project: Project, sent: sign
         recipe=[{"prune": {"final_sparsity": final, "epochs": 60, "learning_rate": 0.001}}], targets=["tflite"]
     )
     before = (project.root / "runs" / "latest").readlink()
+    unfinished = set(checkpoints(project))
     process = project.start("run")
     try:
-        wait_for_checkpoint(project)
+        wait_for_checkpoint(project, unfinished)
         process.send_signal(sent)
         _, stderr = process.communicate(timeout=60)
     finally:
@@ -278,12 +279,16 @@ def write_dead_board(project: Project) -> None:
     (project.root / "known_hosts").write_text("")
 
 
-def wait_for_checkpoint(project: Project) -> None:
-    """Until the fine-tuning has written one: the moment when an interruption matters."""
+def checkpoints(project: Project) -> Iterator[Path]:
     unfinished = project.root / "runs" / ".cache" / "unfinished"
+    return (path for path in unfinished.rglob("*") if path.is_file())
+
+
+def wait_for_checkpoint(project: Project, older: set[Path]) -> None:
+    """Until the fine-tuning has written one: the moment when an interruption matters."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
-        if any(path.is_file() for path in unfinished.rglob("*")):
+        if set(checkpoints(project)) - older:
             return
         time.sleep(0.05)
     raise AssertionError("no checkpoint was written")
