@@ -50,7 +50,10 @@ def main():
             leave()
             time.sleep(1)
             continue
-        answer(line, methods, channel)
+        try:
+            answer(line, methods, channel)
+        except BrokenPipeError:
+            leave()
 
 
 if __name__ == "__main__":

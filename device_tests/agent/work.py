@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 
 from device_tests.agent.protocol import Refusal
 
@@ -99,8 +100,12 @@ class Folders:
         shutil.rmtree(folder)
 
     def clean(self):
-        """Removes our work folder."""
-        shutil.rmtree(self.work, ignore_errors=True)
+        """Removes our work folder, even while another thread is still writing there."""
+        for _ in range(20):
+            shutil.rmtree(self.work, ignore_errors=True)
+            if not os.path.exists(self.work):
+                break
+            time.sleep(0.05)
         self._lock.close()
 
     def _path(self, sha256):
