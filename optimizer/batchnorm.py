@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesmith.frameworks import import_keras
 from optimizer.base import Context, KerasModel
-from optimizer.frameworks import import_keras
 
 _BATCH = 128
 _MOST_SAMPLES = 2048

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from edgesmith.errors import ModelError
-from optimizer.frameworks import import_onnx
+from edgesmith.frameworks import import_onnx
 
 Shape = tuple[int | None, ...]
 

@@ -16,13 +16,13 @@ from calibration.user_code import blaming, is_reference
 from edgesmith import files
 from edgesmith.config import Section
 from edgesmith.errors import DataError, InfrastructureError, ModelError
+from edgesmith.frameworks import import_keras, import_tensorflow
 from edgesmith.progress import Progress
 from edgesmith.progress import Task as ProgressTask
 from edgesmith.types import SampleSet
 from optimizer import batchnorm, checkpoint, losses
 from optimizer.base import Context, KerasModel
 from optimizer.checkpoint import Position, Snapshot
-from optimizer.frameworks import import_keras, import_tensorflow
 
 # Enough to see batch-norm statistics settle, little enough to do after every epoch.
 _VALIDATION_BATCH_NORM_SAMPLES = 512

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgesmith.errors import ModelError
+from edgesmith.frameworks import import_tensorflow
 from optimizer import keras2_ops
-from optimizer.frameworks import import_tensorflow
 from optimizer.keras2_layers import Twin, copy_weights, is_model, recorded_training, safe_name, twin_of
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesmith.errors import ModelError
+from edgesmith.frameworks import import_keras
 from optimizer.base import KerasModel
-from optimizer.frameworks import import_keras
 
 # tfmot/python/core/sparsity/keras/prune_registry.py, 0.8.1, less LocallyConnected, which Keras 3 has no more, plus
 # Conv1DTranspose, which it forgot. Depthwise kernels are never pruned: they hold under 3 % of a mobile network's

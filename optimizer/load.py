@@ -61,7 +61,7 @@ def open_keras(model: Model) -> Any:
     Raises:
         ModelError: an ONNX model, or the file was changed or removed since it was written.
     """
-    from optimizer.frameworks import import_keras, third_party_warnings
+    from edgesmith.frameworks import import_keras, third_party_warnings
 
     if model.kind != "keras":
         raise ModelError(
@@ -91,8 +91,8 @@ def save_keras(keras_model: Any, path: Path, *, sha256: str, origin: str) -> Mod
     Raises:
         ModelError: the model has no graph, or Keras cannot write a layer of it.
     """
+    from edgesmith.frameworks import third_party_warnings
     from optimizer import cost
-    from optimizer.frameworks import third_party_warnings
     from optimizer.load_keras import normalised
 
     model = normalised(keras_model)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from edgesmith.errors import ModelError
+from edgesmith.frameworks import import_keras, import_tensorflow, import_tf_keras, third_party_warnings
 from optimizer import keras2, keras2_ops, keras_config
-from optimizer.frameworks import import_keras, import_tensorflow, import_tf_keras, third_party_warnings
 
 _AGAIN = "Copy the file again from where it was made (compare sizes), or save the model again."
 _MAX_EXPANSION = 100

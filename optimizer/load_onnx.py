@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from edgesmith.errors import ModelError
+from edgesmith.frameworks import import_onnx
 from edgesmith.types import Dim, Signature, TensorSpec
-from optimizer.frameworks import import_onnx
 
 OLDEST_OPSET = 8
 """Opset 8 (ONNX 1.3, 2018): older BatchNormalization and Upsample mean other things."""

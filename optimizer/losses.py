@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from calibration.user_code import is_reference, load_function
 from edgesmith.errors import DataError, ModelError
+from edgesmith.frameworks import import_keras
 from optimizer.base import KerasModel
-from optimizer.frameworks import import_keras
 
 NAMES = ("auto", "sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy", "mse")
 

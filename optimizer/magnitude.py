@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesmith.frameworks import import_keras
 from optimizer import masks
-from optimizer.frameworks import import_keras
 from optimizer.kernels import Kernel
 from optimizer.schedules import Schedule
 

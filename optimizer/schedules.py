@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgesmith.errors import ConfigError, InputError
-from optimizer.frameworks import import_keras, import_tensorflow
+from edgesmith.frameworks import import_keras, import_tensorflow
 
 Schedule = Callable[[int], tuple[bool, float]]
 """Step, counted from 1 -> whether masks are renewed before it, and the sparsity they get."""

@@ -78,7 +78,7 @@ def make_project(root: Path) -> Project:
 
 
 def _train(x: np.ndarray, y: np.ndarray, path: Path) -> None:
-    from optimizer.frameworks import import_keras
+    from edgesmith.frameworks import import_keras
 
     keras = import_keras()
     keras.utils.set_random_seed(0)

@@ -196,7 +196,7 @@ def test_an_interrupted_run_is_readable_and_resumes(project: Project, sent: sign
     # Another sparsity for each case: nothing of it is kept yet.
     final = 0.61 if sent is signal.SIGINT else 0.62
     project.write_config(
-        recipe=[{"prune": {"final_sparsity": final, "epochs": 60, "learning_rate": 0.001}}], targets=["tflite"]
+        recipe=[{"prune": {"final_sparsity": final, "epochs": 25, "learning_rate": 0.001}}], targets=["tflite"]
     )
     before = (project.root / "runs" / "latest").readlink()
     unfinished = set(checkpoints(project))

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgesmith.frameworks import import_keras
 from optimizer import batchnorm
-from optimizer.frameworks import import_keras
 
 
 def _net(*, frozen: bool = False) -> Any:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edgesmith.errors import ModelError
+from edgesmith.frameworks import import_keras, import_onnx
 from optimizer import cost
-from optimizer.frameworks import import_keras, import_onnx
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"

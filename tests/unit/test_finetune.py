@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesmith.errors import DataError, ModelError
+from edgesmith.frameworks import import_keras
 from edgesmith.types import SampleSet
 from optimizer import finetune as loop
 from optimizer.base import Context
 from optimizer.finetune import Trained, TrainingParams, batches, finetune, split
-from optimizer.frameworks import import_keras
 from optimizer.kernels import prunable_kernels
 from optimizer.magnitude import MagnitudePruner
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgesmith.errors import DataError, ModelError
-from optimizer.frameworks import import_keras
+from edgesmith.frameworks import import_keras
 from optimizer.losses import choose_loss, is_loss, last_activation
 
 CLASSES = np.array([0, 2, 1])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from edgesmith.errors import ModelError
+from edgesmith.frameworks import import_keras, import_tensorflow, import_tf_keras
 from optimizer import keras2, keras2_layers
-from optimizer.frameworks import import_keras, import_tensorflow, import_tf_keras
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edgesmith import frameworks
 from edgesmith.errors import InputError
-from optimizer import frameworks
 
 ROOT = Path(frameworks.__file__).parent.parent
 
@@ -33,7 +33,7 @@ def test_another_backend_is_told(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_import_is_silent_and_keras_is_keras_3_on_tensorflow():
     program = (
-        "from optimizer.frameworks import import_keras, import_tf_keras\n"
+        "from edgesmith.frameworks import import_keras, import_tf_keras\n"
         "keras, tf_keras = import_keras(), import_tf_keras()\n"
         "print(keras.__version__[0], tf_keras.__version__[0], keras.backend.backend())"
     )

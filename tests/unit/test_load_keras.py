@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from edgesmith.errors import ModelError
+from edgesmith.frameworks import import_keras, import_tensorflow, import_tf_keras
 from edgesmith.types import TensorSpec
 from optimizer import keras_config, load
-from optimizer.frameworks import import_keras, import_tensorflow, import_tf_keras
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),

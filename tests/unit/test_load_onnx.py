@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from edgesmith.errors import ModelError
+from edgesmith.frameworks import import_onnx, import_onnxruntime
 from edgesmith.types import TensorSpec
 from optimizer import load
-from optimizer.frameworks import import_onnx, import_onnxruntime
 
 DTYPES = {"float32": 1, "uint8": 2, "int32": 6, "int64": 7, "string": 8, "float16": 10}
 W = np.arange(12, dtype=np.float32).reshape(4, 3)

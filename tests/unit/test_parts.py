@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from calibration import parts
 from calibration.checks import check_overlap
-from calibration.samples import load_samples
+from calibration.samples import Role, load_samples
 from edgesmith.config import DataSource
 from edgesmith.errors import DataError
-from edgesmith.types import TensorSpec
+from edgesmith.types import SampleSet, TensorSpec
 
 SPEC = TensorSpec(name="x", shape=(None, 4), dtype="float32")
 
@@ -43,7 +43,7 @@ def test_one_npz_serves_three_sets(tmp_path: Path):
     x = np.repeat(rng.normal(size=(200, 4)).astype(np.float32), 2, axis=0)  # every sample twice
     np.savez(tmp_path / "all.npz", x=x, y=np.arange(400) % 3)
 
-    def part(low: float, high: float, role: str):
+    def part(low: float, high: float, role: Role) -> SampleSet:
         source = DataSource(source="all.npz", part=(low, high))
         return load_samples(source, role=role, spec=SPEC, root=tmp_path, seed=0)
 

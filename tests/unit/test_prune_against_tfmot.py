@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgesmith.frameworks import import_keras
 from edgesmith.types import SampleSet
 from optimizer.base import Context
 from optimizer.finetune import TrainingParams, batches, finetune, split
-from optimizer.frameworks import import_keras
 from optimizer.kernels import Kernel, prunable_kernels
 from optimizer.magnitude import MagnitudePruner
 from optimizer.schedules import SchedulePlan, build_schedule

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from edgesmith.errors import InternalError, ModelError
+from edgesmith.frameworks import import_keras
 from optimizer import masks
-from optimizer.frameworks import import_keras
 from optimizer.kernels import prunable_kernels, select
 from optimizer.magnitude import MagnitudePruner, settle
 

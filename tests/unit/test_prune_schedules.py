@@ -105,7 +105,7 @@ def test_a_schedule_that_cannot_finish_is_refused(kind: Kind, steps: dict[str, i
 def test_tfmot_leaves_no_trace_in_the_process_and_tflite_still_converts():
     script = """
 import os, warnings
-from optimizer.frameworks import import_keras, import_tensorflow
+from edgesmith.frameworks import import_keras, import_tensorflow
 from optimizer.schedules import build_schedule, plan_schedule
 build_schedule(plan_schedule(kind="constant", initial_sparsity=0.0, final_sparsity=0.5, begin_step=None,
                              end_step=None, frequency=None, power=3.0, total_steps=10))(1)

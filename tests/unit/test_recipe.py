@@ -13,11 +13,11 @@ import pytest
 
 from edgesmith.config import load_config
 from edgesmith.errors import ConfigError, InternalError, ModelError
+from edgesmith.frameworks import import_keras
 from edgesmith.types import Model, Recipe, SampleSet, Scheme, Signature, StepSpec
 from optimizer import recipe as recipes
 from optimizer import techniques
 from optimizer.base import Applied, Context, Property, Stage
-from optimizer.frameworks import import_keras
 from optimizer.techniques import prune
 
 HEAD = "model: net.keras\ndata:\n  train: train.npz\n  evaluation: test.npz\nrecipe:\n"

@@ -11,10 +11,10 @@ import pytest
 
 from edgesmith.config import Section
 from edgesmith.errors import ConfigError, DataError
+from edgesmith.frameworks import import_keras
 from edgesmith.types import SampleSet, Scheme
 from optimizer import masks, techniques
 from optimizer.base import Context, Needs, Property, Stage
-from optimizer.frameworks import import_keras
 from optimizer.techniques import prune, quantize
 
 FOLDER = Path(techniques.__file__).parent

@@ -112,7 +112,12 @@ def _import_quietly(name: str, after: str | None) -> Any:
         warnings.simplefilter("ignore", FutureWarning)
         if after is not None:
             importlib.import_module(after)
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+    if tensorflow := sys.modules.get("tensorflow"):
+        # Its warnings are advice on speed to whoever writes the training loop. Asking for the logger here also gives it
+        # the real stderr: made later, inside a redirection, its handler would hold a stream that is closed by then.
+        tensorflow.get_logger().setLevel("ERROR")
+    return module
 
 
 @contextlib.contextmanager
