@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def ensure_agent(
         ConnectionLost, DeadlineExceeded: as the connection says.
     """
     target = f"{workdir}/agent/agent-{agent.sha256}.zip"
-    upload = f"{workdir}/incoming/agent-{agent.sha256}.zip"
+    upload = f"{workdir}/incoming/agent-{secrets.token_hex(4)}.zip"
     bootstrap = [python, "-c", _BOOTSTRAP, upload, target, agent.sha256]
     if _bootstrap(connection, bootstrap, deadline)["have"]:
         return target, 0
@@ -186,7 +187,7 @@ def push(
     total = sum(path.stat().st_size for path in missing.values())
     with progress.task(f"send to {connection.address}", total=total) as task:
         for sha256, path in missing.items():
-            upload = f"incoming/{sha256}"
+            upload = f"incoming/{sha256[:16]}-{secrets.token_hex(4)}"
             connection.put(path, f"{workdir}/{upload}", deadline, task.advance)
             try:
                 agent.call("verify", {"path": upload, "sha256": sha256}, deadline)

@@ -18,6 +18,7 @@ import time
 
 from device_tests.agent.protocol import Refusal
 
+DAY_S = 86400
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -29,7 +30,17 @@ class Folders:
         self._blobs = os.path.join(self.root, "blobs")
         for name in ("blobs", "incoming", "work"):
             os.makedirs(os.path.join(self.root, name), exist_ok=True)
+        self._forget_old_uploads()
         self.work, self._lock = self._claim()
+
+    def _forget_old_uploads(self):
+        """Removes what a cut link left in `incoming` more than a day ago."""
+        incoming = os.path.join(self.root, "incoming")
+        for name in os.listdir(incoming):
+            with contextlib.suppress(FileNotFoundError):
+                path = os.path.join(incoming, name)
+                if time.time() - os.path.getmtime(path) > DAY_S:
+                    os.remove(path)
 
     def _claim(self):
         """Makes our work folder and removes those whose agent is gone, which is who no longer holds the lock."""
