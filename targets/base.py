@@ -118,13 +118,17 @@ class Target(Protocol):
         """Runs the artifact on the host, one array [N, ...] per output; quantized ones are dequantized to float32."""
 
 
-# Twice the noise power (3 dB) below the worst seen; where the figures come from: tests/unit/test_target_bounds.py.
+# At least 3 dB (twice the noise power) below the worst of 64 samples at a time, seen over both targets, per channel
+# and per tensor, on four trained networks for scikit-learn's digits, the Fashion-MNIST example, and the MLPerf Tiny
+# ResNet-8 on CIFAR-10: float32 118 dB, float16 49 dB, dynamic 17 dB, int8 13 dB (18 dB per channel). float32 and
+# float16 keep more distance: deep networks cancel more digits than these. The cosines follow,
+# cos^2 >= 1 - 10^(-SQNR / 10); they decide where a user loosens the SQNR.
 _BOUNDS = {
-    Scheme.NONE: Bounds(min_sqnr_db=50.0, min_cosine=0.9999),
-    Scheme.FLOAT16: Bounds(min_sqnr_db=35.0, min_cosine=0.999),
-    Scheme.DYNAMIC: Bounds(min_sqnr_db=12.0, min_cosine=0.97),
-    Scheme.INT8: Bounds(min_sqnr_db=8.0, min_cosine=0.95),
-    Scheme.INT8_FLOAT_IO: Bounds(min_sqnr_db=8.0, min_cosine=0.95),
+    Scheme.NONE: Bounds(min_sqnr_db=60.0, min_cosine=0.99999),
+    Scheme.FLOAT16: Bounds(min_sqnr_db=40.0, min_cosine=0.9999),
+    Scheme.DYNAMIC: Bounds(min_sqnr_db=12.0, min_cosine=0.965),
+    Scheme.INT8: Bounds(min_sqnr_db=10.0, min_cosine=0.95),
+    Scheme.INT8_FLOAT_IO: Bounds(min_sqnr_db=10.0, min_cosine=0.95),
 }
 
 

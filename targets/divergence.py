@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgesmith.frameworks import import_keras
 from edgesmith.types import Artifact, Model
 from targets import keras_model, onnx_file
 from targets.base import Target
@@ -121,7 +122,7 @@ def _match_keras(model: Model, artifact: Artifact, found: Tensors, x: NDArray[An
 
 def _layers(model: Model, x: NDArray[Any]) -> list[_Layer]:
     """Every layer that is called once, in topological order, with its output for `x`."""
-    keras = keras_model.import_keras()
+    keras = import_keras()
     live = keras_model.load(model)
     live = getattr(live, "_functional", None) or live  # a Sequential holds its graph there
     once = [op for op in live.operations if len(op._inbound_nodes) == 1]  # noqa: SLF001 - no public way to ask

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
-from edgesmith.errors import ConfigError, ModelError
+from edgesmith.errors import ModelError
+from edgesmith.frameworks import import_keras, third_party_warnings
 from edgesmith.types import Model, TensorSpec
-from targets.native_log import captured
-
-
-def import_keras() -> Any:
-    """Imports Keras 3 on TensorFlow, quietly.
-
-    Raises:
-        ConfigError: another backend is already in use in this process.
-    """
-    if "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with captured():
-        import keras
-
-    if keras.backend.backend() != "tensorflow":
-        raise ConfigError(
-            f"Keras runs on {keras.backend.backend()} in this process; edgesmith needs TensorFlow.",
-            next_step="Set KERAS_BACKEND=tensorflow before the first `import keras`.",
-        )
-    return keras
 
 
 def load(model: Model) -> Any:
     """The live, uncompiled Keras model.
-
-    A Lambda layer is refused unless `keras.config.enable_unsafe_deserialization()` was called: loading the user's file
-    decides that, not compiling.
 
     Raises:
         ModelError: the file is broken, or its inputs and outputs are not those of `model.signature`.
     """
     keras = import_keras()
     try:
-        live = keras.saving.load_model(model.path, compile=False)
+        with third_party_warnings():
+            live = keras.saving.load_model(model.path, compile=False, safe_mode=not model.lambdas)
     except Exception as error:  # a broken file makes Keras raise anything: BadZipFile, KeyError, TypeError
         why = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelError(

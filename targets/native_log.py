@@ -37,31 +37,19 @@ class NativeLog:
 
 @contextlib.contextmanager
 def captured() -> Iterator[NativeLog]:
-    """Sends descriptor 2 to a temporary file. Python's own `sys.stderr` still reaches the terminal.
+    """Sends descriptor 2 to a temporary file; progress goes to stdout and is not touched.
 
-    The descriptor belongs to the whole process: another thread's native output is captured as well, and another thread
-    that wants to capture waits.
+    The descriptor belongs to the whole process: what another thread writes to stderr is captured as well, and another
+    thread that wants to capture waits.
     """
     with _LOCK, tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
         terminal = os.dup(2)
         stack.callback(os.close, terminal)
-        if _is_descriptor_2(sys.stderr):
-            sys.stderr.flush()
-            stack.enter_context(contextlib.redirect_stderr(stack.enter_context(_writer(terminal))))
+        sys.stderr.flush()
         os.dup2(log.fileno(), 2)
         stack.callback(os.dup2, terminal, 2)
+        stack.callback(sys.stderr.flush)
         yield NativeLog(log)
-
-
-def _is_descriptor_2(stream: object) -> bool:
-    try:
-        return isinstance(stream, io.TextIOBase) and stream.fileno() == 2
-    except OSError:  # a stream without a descriptor, such as a test's
-        return False
-
-
-def _writer(descriptor: int) -> IO[str]:
-    return os.fdopen(os.dup(descriptor), "w", buffering=1, errors="replace")
 
 
 class _Collector(logging.Handler):

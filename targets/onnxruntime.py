@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgesmith.errors import ConfigError, ModelError
 from edgesmith.files import write_bytes
+from edgesmith.frameworks import import_tensorflow, third_party_warnings
 from edgesmith.progress import Progress
 from edgesmith.types import Artifact, Capabilities, Model, SampleSet, Scheme
 from targets import keras_model, onnx_file, onnx_order
@@ -88,8 +89,8 @@ def compile(model: Model, request: CompileRequest, progress: Progress) -> Artifa
 def _from_keras(model: Model, request: CompileRequest) -> Any:
     """The float graph, with an open batch called N."""
     live = keras_model.load(model)
-    with captured(), collected("tf2onnx") as complaints:
-        import tensorflow as tf
+    tf = import_tensorflow()
+    with captured(), third_party_warnings(), collected("tf2onnx") as complaints:
         import tf2onnx
         from tf2onnx.optimizer import _get_optimizers
 
@@ -244,7 +245,7 @@ def _batches(x: NDArray[Any], batch: object) -> Iterator[NDArray[Any]]:
 @contextlib.contextmanager
 def _telling_what_failed(model: Model, scheme: Scheme) -> Iterator[None]:
     """Turns the quantizer's exceptions, and the errors that it only logs, into a ModelError."""
-    with captured(), collected("onnxruntime") as ours, collected("root") as roots:
+    with captured(), third_party_warnings(), collected("onnxruntime") as ours, collected("root") as roots:
         try:
             yield
         except Exception as error:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesmith.errors import ModelError
+from edgesmith.errors import ConfigError, ModelError
 from edgesmith.files import write_bytes
+from edgesmith.frameworks import import_keras, import_tensorflow, third_party_warnings
 from edgesmith.progress import Progress
 from edgesmith.types import Artifact, Capabilities, Model, SampleSet, Scheme
 from targets import keras_model, tflite_file
@@ -57,6 +58,12 @@ def compile(model: Model, request: CompileRequest, progress: Progress) -> Artifa
     """See `targets.base.Target.compile`."""
     check_request(capabilities(request.board_isa), model, request)
     _refuse_open_dimensions(model)
+    if request.scheme is Scheme.DYNAMIC and not request.per_channel:
+        raise ConfigError(
+            f"{NAME}: scheme 'dynamic' is made per channel only: with one scale for a depthwise kernel the runtime "
+            "answers NaN.",
+            next_step="Leave per_channel on, or use scheme 'int8'.",
+        )
     live = keras_model.load(model)
     path = request.out_dir / f"{request.name}.{FORMAT}"
     calibration = request.calibration if request.scheme.needs_calibration else None
@@ -91,14 +98,12 @@ def _convert(
     The SavedModel is written here and not by `from_keras_model`: that one turns any failure of it into a silent
     second route, and `from_concrete_functions` drops the weights of Keras 3 models without a word.
     """
-    import tensorflow as tf
-
-    keras = keras_model.import_keras()
+    keras, tf = import_keras(), import_tensorflow()
     specs = [
         tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, name=spec.name)
         for tensor, spec in zip(live.inputs, model.signature.inputs, strict=True)
     ]
-    with tempfile.TemporaryDirectory() as folder, captured() as log:
+    with tempfile.TemporaryDirectory() as folder, captured() as log, third_party_warnings():
         archive = keras.export.ExportArchive()
         archive.track(live)
         inference = functools.partial(live.__call__, training=False)
