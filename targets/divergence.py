@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,9 +125,10 @@ def _layers(model: Model, x: NDArray[Any]) -> list[_Layer]:
     live = keras_model.load(model)
     live = getattr(live, "_functional", None) or live  # a Sequential holds its graph there
     once = [op for op in live.operations if len(op._inbound_nodes) == 1]  # noqa: SLF001 - no public way to ask
-    single = [op for op in once if keras.ops.is_tensor(op.output) or isinstance(op.output, keras.KerasTensor)]
+    single = [op for op in once if isinstance(op.output, keras.KerasTensor)]
     single = [op for op in single if not isinstance(op, keras.layers.InputLayer)]
-    values = keras.Model(live.inputs, [op.output for op in single])(x, training=False)
+    inputs = live.inputs[0] if len(live.inputs) == 1 else live.inputs
+    values = keras.Model(inputs, [op.output for op in single])(x, training=False)
     return [
         _Layer(
             name=op.name,
@@ -145,19 +145,23 @@ def _output_layers(model: Model) -> list[str]:
     return [tensor._keras_history.operation.name for tensor in live.outputs]  # noqa: SLF001
 
 
-def _parts(tensor_name: str) -> list[str]:
-    return re.split(r"[/;:]", tensor_name)
+def _scopes(tensor_name: str) -> list[str]:
+    """The layers a name mentions, "net_1/conv_1/Relu;net_1/bn_1/batchnorm/add_1" -> conv_1, bn_1.
+
+    Only the scope below the model's own: deeper parts are ops, and an op may be called like a layer ("add_1").
+    """
+    return [scopes[1] for piece in tensor_name.split(";") if len(scopes := piece.split("/")) > 2]
 
 
 def _suffix(layers: Sequence[str], tensors: Sequence[str]) -> str:
     """Tracing gives every scope of one graph the same number behind its name: "conv_1" for layer "conv"."""
-    parts = {part for name in tensors for part in _parts(name)}
-    return max(("", "_1", "_2", "_3"), key=lambda suffix: sum(layer + suffix in parts for layer in layers))
+    seen = {scope for name in tensors for scope in _scopes(name)}
+    return max(("", "_1", "_2", "_3"), key=lambda suffix: sum(layer + suffix in seen for layer in layers))
 
 
 def _last_mentioned(tensor_name: str, layers: Sequence[str], suffix: str) -> str:
-    parts = _parts(tensor_name)
-    return next((layer for layer in reversed(layers) if layer + suffix in parts), "")
+    scopes = _scopes(tensor_name)
+    return next((layer for layer in reversed(layers) if layer + suffix in scopes), "")
 
 
 def _chain(layers: dict[str, _Layer], start: str) -> list[_Layer]:

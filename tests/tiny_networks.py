@@ -26,7 +26,7 @@ def samples(x: NDArray[Any]) -> SampleSet:
 
 
 def network() -> Any:
-    """Conv + BN + ReLU, separable, depthwise + BN + ReLU6, a residual whose BN has no activation, dense; pruned to 50 %.
+    """Conv + BN + ReLU, separable, depthwise + BN + ReLU6, a residual whose BN has no activation, dense; half pruned.
 
     Batch normalization has statistics as after training, so that folding it changes every kernel.
     """

@@ -32,6 +32,7 @@ NAMES = [name for name in targets.names() if name not in LISTED]
 CASES = [(name, scheme) for name in NAMES for scheme in sorted(targets.get(name).capabilities().schemes)]
 IDS = [f"{name}-{scheme}" for name, scheme in CASES]
 
+Requested = Callable[..., CompileRequest]
 Compiled = Callable[[str, Scheme], Artifact]
 
 
@@ -41,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 @pytest.fixture(scope="session")
-def requested(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., CompileRequest]:
+def requested(tmp_path_factory: pytest.TempPathFactory) -> Requested:
     calibration = tiny_networks.samples(tiny_networks.pictures(32))
 
     def request(scheme: Scheme, **changes: object) -> CompileRequest:
@@ -58,7 +59,7 @@ def requested(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Compile
 
 
 @pytest.fixture(scope="session")
-def compiled(model: Model, requested: Callable[..., CompileRequest]) -> Compiled:
+def compiled(model: Model, requested: Requested) -> Compiled:
     made: dict[tuple[str, Scheme], Artifact] = {}
 
     def compile_once(name: str, scheme: Scheme) -> Artifact:
@@ -76,14 +77,16 @@ def test_every_target_is_available_or_listed():
 
 
 @pytest.mark.parametrize(("name", "scheme"), CASES, ids=IDS)
-def test_compiling_twice_gives_the_same_bytes(name, scheme, model, requested, compiled):
+def test_compiling_twice_gives_the_same_bytes(
+    name: str, scheme: Scheme, model: Model, requested: Requested, compiled: Compiled
+):
     again = targets.get(name).compile(model, requested(scheme), Silent())
     assert again.sha256 == compiled(name, scheme).sha256
     assert again.path.read_bytes() == compiled(name, scheme).path.read_bytes()
 
 
 @pytest.mark.parametrize(("name", "scheme"), CASES, ids=IDS)
-def test_outputs_are_within_the_stated_bounds(name, scheme, model, compiled):
+def test_outputs_are_within_the_stated_bounds(name: str, scheme: Scheme, model: Model, compiled: Compiled):
     artifact = compiled(name, scheme)
     x = tiny_networks.pictures(48, seed=7)
     (reference,) = tiny_networks.answers(keras_model.load(model), x)
@@ -96,7 +99,7 @@ def test_outputs_are_within_the_stated_bounds(name, scheme, model, compiled):
 
 
 @pytest.mark.parametrize(("name", "scheme"), CASES, ids=IDS)
-def test_the_signature_is_kept(name, scheme, model, compiled):
+def test_the_signature_is_kept(name: str, scheme: Scheme, model: Model, compiled: Compiled):
     artifact = compiled(name, scheme)
     for wanted, found in (
         (model.signature.inputs, artifact.signature.inputs),
@@ -108,7 +111,7 @@ def test_the_signature_is_kept(name, scheme, model, compiled):
 
 
 @pytest.mark.parametrize(("name", "scheme"), CASES, ids=IDS)
-def test_the_record_describes_the_file(name, scheme, model, compiled):
+def test_the_record_describes_the_file(name: str, scheme: Scheme, model: Model, compiled: Compiled):
     artifact = compiled(name, scheme)
     assert artifact.target == name
     assert artifact.path.suffix == f".{artifact.format}" == f".{targets.get(name).FORMAT}"
@@ -121,7 +124,7 @@ def test_the_record_describes_the_file(name, scheme, model, compiled):
 
 
 @pytest.mark.parametrize(("name", "scheme"), CASES, ids=IDS)
-def test_pruned_kernels_keep_their_zeros(name, scheme, model, compiled):
+def test_pruned_kernels_keep_their_zeros(name: str, scheme: Scheme, model: Model, compiled: Compiled):
     artifact = compiled(name, scheme)
     wanted = tiny_networks.kernels(keras_model.load(model))
     shipped = targets.get(name).kernels(artifact.path)
@@ -132,14 +135,14 @@ def test_pruned_kernels_keep_their_zeros(name, scheme, model, compiled):
 
 
 @pytest.mark.parametrize(("name", "scheme"), CASES, ids=IDS)
-def test_every_layer_can_be_compared(name, scheme, model, compiled):
+def test_every_layer_can_be_compared(name: str, scheme: Scheme, model: Model, compiled: Compiled):
     found = dict(targets.get(name).tensors(compiled(name, scheme).path, tiny_networks.pictures(3)))
     assert all(values.dtype == np.float32 and len(values) == 3 for values in found.values())
     assert len(found) >= 8, sorted(found)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_artifacts_run_in_a_fresh_process(name, compiled, tmp_path):
+def test_artifacts_run_in_a_fresh_process(name: str, compiled: Compiled, tmp_path: Path):
     """The child imports no Keras: what runs there runs from the file alone."""
     x = tiny_networks.pictures(4, seed=3)
     np.save(tmp_path / "x.npy", x)
@@ -157,7 +160,7 @@ def test_artifacts_run_in_a_fresh_process(name, compiled, tmp_path):
         np.testing.assert_array_equal(np.load(tmp_path / f"{index}.npy"), here)
 
 
-def test_another_process_compiles_the_same_bytes(model, compiled, tmp_path):
+def test_another_process_compiles_the_same_bytes(model: Model, compiled: Compiled, tmp_path: Path):
     """Names and order of exported graphs follow Python's hashes and counters: the child has others."""
     script = (
         "import sys, json, pathlib, numpy, dataclasses, targets\n"
@@ -168,8 +171,8 @@ def test_another_process_compiles_the_same_bytes(model, compiled, tmp_path):
         "tiny_networks.network()\n"
         "model = tiny_networks.record(tiny_networks.network(), pathlib.Path(sys.argv[1]) / 'other.keras')\n"
         "model = dataclasses.replace(model, path=pathlib.Path(sys.argv[2]))\n"
-        "request = CompileRequest(scheme=Scheme.INT8, out_dir=pathlib.Path(sys.argv[1]), name='n', board_isa='x86_64',\n"
-        "                         calibration=tiny_networks.samples(tiny_networks.pictures(32)))\n"
+        "request = CompileRequest(scheme=Scheme.INT8, out_dir=pathlib.Path(sys.argv[1]), name='n',\n"
+        "                         board_isa='x86_64', calibration=tiny_networks.samples(tiny_networks.pictures(32)))\n"
         "print(json.dumps({n: targets.get(n).compile(model, request, Silent()).sha256 for n in sys.argv[3:]}))\n"
     )
     told = _run(script, str(tmp_path), str(model.path), *NAMES, hash_seed="4321")
@@ -185,7 +188,7 @@ def _run(script: str, *arguments: str, hash_seed: str = "0") -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_corrupt_model_is_refused(name, model, requested, tmp_path):
+def test_a_corrupt_model_is_refused(name: str, model: Model, requested: Requested, tmp_path: Path):
     cut = tmp_path / "cut.keras"
     cut.write_bytes(model.path.read_bytes()[:2000])
     with pytest.raises(ModelError, match=r"cut\.keras: Keras cannot load it: ") as caught:
@@ -194,7 +197,7 @@ def test_a_corrupt_model_is_refused(name, model, requested, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_model_with_another_signature_is_refused(name, model, requested, tmp_path):
+def test_a_model_with_another_signature_is_refused(name: str, model: Model, requested: Requested, tmp_path: Path):
     keras = frameworks.import_keras()
     other = tmp_path / "other.keras"
     with frameworks.third_party_warnings():
@@ -204,7 +207,9 @@ def test_a_model_with_another_signature_is_refused(name, model, requested, tmp_p
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_unsupported_scheme_is_refused_before_any_work(name, model, requested, monkeypatch):
+def test_an_unsupported_scheme_is_refused_before_any_work(
+    name: str, model: Model, requested: Requested, monkeypatch: pytest.MonkeyPatch
+):
     target = targets.get(name)
     fewer = dataclasses.replace(target.capabilities(), schemes=frozenset({Scheme.NONE}))
     monkeypatch.setattr(target, "capabilities", lambda board_isa=None: fewer)
@@ -215,14 +220,18 @@ def test_an_unsupported_scheme_is_refused_before_any_work(name, model, requested
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_missing_calibration_is_refused_before_any_work(name, model, requested, monkeypatch):
+def test_missing_calibration_is_refused_before_any_work(
+    name: str, model: Model, requested: Requested, monkeypatch: pytest.MonkeyPatch
+):
     _no_work(monkeypatch)
     with pytest.raises(DataError, match=f"{name}: scheme 'int8' needs calibration samples, and there are none"):
         targets.get(name).compile(model, requested(Scheme.INT8, calibration=None), Silent())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_calibration_of_another_shape_is_refused_before_any_work(name, model, requested, monkeypatch):
+def test_calibration_of_another_shape_is_refused_before_any_work(
+    name: str, model: Model, requested: Requested, monkeypatch: pytest.MonkeyPatch
+):
     _no_work(monkeypatch)
     wrong = tiny_networks.samples(np.zeros((4, 9, 8, 3), np.float32))
     with pytest.raises(
@@ -239,7 +248,7 @@ def _no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_broken_artifact_is_refused(name, compiled, tmp_path):
+def test_a_broken_artifact_is_refused(name: str, compiled: Compiled, tmp_path: Path):
     target = targets.get(name)
     broken = tmp_path / f"broken.{target.FORMAT}"
     broken.write_bytes(compiled(name, Scheme.NONE).path.read_bytes()[:200])
