@@ -13,6 +13,7 @@ over rounds of the ratio within a round, so that a machine that slows down for a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 import statistics
@@ -149,7 +150,8 @@ def main() -> int:
         folder = Path(name)
         inputs = folder / "x.npy"
         np.save(inputs, x)
-        models = make_models(folder, x)
+        with contextlib.redirect_stdout(sys.stderr):  # the converter prints
+            models = make_models(folder, x)
         with BoardSession(HERE, local_root=folder / "board", progress=Silent()) as board:
             found = {kind: compare(kind, path, 8 if quick else 30, board, x, inputs) for kind, path in models.items()}
     holds = all(abs(one["ratio_p50"] - 1.0) <= LIMIT for one in found.values())

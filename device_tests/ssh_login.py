@@ -161,7 +161,8 @@ def _explain(device: Device, error: Exception, trust: HostTrust) -> EdgesmithErr
     if isinstance(error, asyncssh.DisconnectError):
         return ConnectionLost(f"{where}: the connection was dropped: {error.reason}.", next_step=_IS_IT_ON)
     if isinstance(error, ValueError | FileNotFoundError | PermissionError):
-        return ConfigError(f"{where}: a key or configuration file cannot be used: {error}.")
+        own = f"{device.identity_file} or " if device.identity_file else ""
+        return ConfigError(f"{where}: {own}a file of ~/.ssh cannot be used: {str(error).rstrip('.')}.")
     return ConnectionLost(f"{where}: {str(error) or type(error).__name__}.", next_step=_IS_IT_ON)
 
 
@@ -210,10 +211,11 @@ def _about_host_key(
 
 def _about_login(device: Device, where: str) -> EdgesmithError:
     key = device.identity_file or "your keys"
-    user = device.user or "the user"
+    user = device.user or "USER"
+    target = f"{f'-p {device.port} ' if device.port != 22 else ''}{user}@{device.host}"
     return BoardError(
         f"{where}: the board refused the login of {user} with {key}.",
-        next_step=f"Is it the right user and key? `ssh-copy-id {address(device)}` brings a key there. "
+        next_step=f"Is it the right user and key? `ssh-copy-id {target}` brings a key there. "
         "An encrypted key must be in ssh-agent (`ssh-add`): edgesmith never asks for a password.",
     )
 

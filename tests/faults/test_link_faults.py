@@ -20,7 +20,7 @@ from device_tests.deadline import Deadline
 from device_tests.loopback import InProcessBoard, LoopbackBoard, SshdBoard, folder_for_boards
 from device_tests.session import BoardSession
 from device_tests.ssh import Ssh
-from edgesmith.errors import BoardError, ConnectionLost, DeadlineExceeded
+from edgesmith.errors import BoardError, ConfigError, ConnectionLost, DeadlineExceeded
 from edgesmith.files import sha256_file
 from edgesmith.progress import Silent, Task
 from edgesmith.types import Artifact, Device, Measurement, MeasureProtocol, Signature
@@ -139,6 +139,7 @@ def test_a_wrong_key_is_refused_once_and_never_tried_again(board: LoopbackBoard,
     device = dataclasses.replace(through(board, relay), identity_file=tmp_path / "other")
     with pytest.raises(BoardError, match=r"the board refused the login of \w+ with .*/other\.") as refused:
         Ssh(device, soon())
+    assert f"`ssh-copy-id -p {relay.port} {device.user}@127.0.0.1`" in refused.value.next_step
     assert "edgesmith never asks for a password" in refused.value.next_step
     assert relay.accepted == 1
 
@@ -148,6 +149,12 @@ def test_an_encrypted_key_is_not_asked_for(board: LoopbackBoard, tmp_path: Path)
     key.write_private_key(tmp_path / "locked", format_name="pkcs8-pem", passphrase="secret")
     with pytest.raises(BoardError, match=r"must be in ssh-agent"):
         Ssh(dataclasses.replace(board.device(), identity_file=tmp_path / "locked"), soon())
+
+
+def test_a_key_file_that_is_no_key_is_the_users_to_mend(board: LoopbackBoard, tmp_path: Path):
+    (tmp_path / "key").write_text("no key")
+    with pytest.raises(ConfigError, match=r"/key or a file of ~/\.ssh cannot be used: Invalid private key\."):
+        Ssh(dataclasses.replace(board.device(), identity_file=tmp_path / "key"), soon())
 
 
 def test_an_unknown_host_key_is_shown_with_how_to_trust_it(board: LoopbackBoard, tmp_path: Path):
