@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import socket
 import time
@@ -16,26 +15,12 @@ import numpy as np
 import pytest
 
 from edgesmith.result import result_schema
-from tests.e2e.project import Project, make_project
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose first run is done; tests may run it again, with what it kept."""
-    project = make_project(tmp_path_factory.mktemp("digits"))
-    project.write_config()
-    first = project.edgesmith("run")
-    assert first.returncode == 0, first.stdout + first.stderr
-    shutil.copytree(project.root / "runs" / "latest", project.root / "first")
-    return project
+from tests.e2e.project import Project
 
 
 @pytest.fixture
-def project(finished: Project, tmp_path: Path) -> Iterator[Project]:
-    """The base config again, whatever the test before wrote."""
-    finished.write_config()
-    yield finished
-    finished.write_config()
+def project(digits: Project) -> Project:
+    return digits
 
 
 def result_of(project: Project, run: str = "runs/latest") -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""The whole way to a board over SSH, and what a board that is cut off leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from device_tests.loopback import LoopbackBoard
+from edgesmith.types import Device
+from tests.e2e.project import Project
+
+
+def write_inventory(folder: Path, *devices: Device) -> None:
+    """devices.yaml as a user writes it."""
+    entries: dict[str, Any] = {}
+    for device in devices:
+        keys = ("host", "port", "user", "python", "workdir", "identity_file", "known_hosts", "host_key")
+        entry = {key: getattr(device, key) for key in keys}
+        entries[device.name] = {key: str(v) if isinstance(v, Path) else v for key, v in entry.items() if v}
+    (folder / "devices.yaml").write_text(yaml.safe_dump({"devices": entries}))
+
+
+def result_of(project: Project) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((project.root / "runs/latest/result.json").read_text())
+    return document
+
+
+def test_the_same_artifacts_on_this_machine_and_over_ssh(digits: Project, board: LoopbackBoard):
+    """Same file, same answers: only the link differs. The second run sends nothing."""
+    write_inventory(digits.root, board.device("pi"))
+    digits.write_config(devices=["local", "pi"])
+    first = digits.edgesmith("run")
+    assert first.returncode == 0, first.stdout + first.stderr
+    result = result_of(digits)
+    rows = {(row["device"], row["target"], row["variant"]): row for row in result["results"]}
+    assert len(rows) == 8
+    for target in ("tflite", "onnxruntime"):
+        for variant in ("float", "compressed"):
+            here, there = rows["local", target, variant], rows["pi", target, variant]
+            assert here["artifact"]["sha256"] == there["artifact"]["sha256"]
+            assert here["outputs_sha256"] == there["outputs_sha256"]
+            assert here["accuracy"] == there["accuracy"]
+            assert there["latency_ms"]["n"] >= 50
+    assert result["work"]["bytes_sent"] > 100_000
+
+    again = digits.edgesmith("run", "--remeasure")
+    assert again.returncode == 0, again.stdout + again.stderr
+    work = result_of(digits)["work"]
+    assert (work["measurements"], work["bytes_sent"], work["compiled_artifacts"]) == (8, 0, 0)
+
+
+def test_a_pinned_key_that_changed_is_an_error_of_the_board_not_of_the_model(digits: Project, board: LoopbackBoard):
+    device = board.device("pi")
+    write_inventory(digits.root, device)
+    board.new_host_key()
+    digits.write_config(devices=["pi"])
+    done = digits.edgesmith("run")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "host key" in done.stderr.lower()
+    assert board.fingerprint in done.stderr
+    assert "Traceback" not in done.stderr
