@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from edgesmith.progress import Progress
 
-VERBS = ("state", "capabilities", "compile", "kernels", "tensors", "outputs")
+VERBS = ("state", "capabilities", "compile", "signature", "kernels", "tensors", "outputs")
 """What `Target` promises, by name: `targets.check` looks for each."""
 
 
@@ -92,6 +92,13 @@ class Target(Protocol):
             ConfigError: a scheme or opset that it cannot make; before any work.
             DataError: calibration data missing or not fitting; before any work.
             ModelError: the file is broken or not what `model` says, or holds an op that the runtime has no kernel for.
+        """
+
+    def signature(self, path: Path) -> Signature:
+        """Inputs and outputs of a file, as its runtime sees them.
+
+        Raises:
+            ModelError: the file cannot be read.
         """
 
     def kernels(self, path: Path) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""Reads `.onnx` files: signature, weight kernels, intermediate tensors, outputs; and puts them in order.
+"""Reads `.onnx` files: signature, intermediate tensors, outputs; and drops what exporters leave behind.
 
 Op semantics: https://onnx.ai/onnx/operators/.
 """
@@ -24,22 +24,6 @@ RUNTIME_DOMAINS = frozenset({"com.microsoft"})
 
 BATCH = 32
 """Samples that go through the runtime at once, where the batch is open."""
-
-_WEIGHT_INPUTS: dict[str, tuple[tuple[int, int | None], ...]] = {
-    "Conv": ((1, None),),
-    "ConvTranspose": ((1, None),),
-    "Gemm": ((1, None),),
-    "MatMul": ((1, None),),
-    "ConvInteger": ((1, 3),),
-    "MatMulInteger": ((1, 3),),
-    "Gather": ((0, None),),
-    "GRU": ((1, None), (2, None)),
-    "LSTM": ((1, None), (2, None)),
-}
-"""Which inputs of an op are its kernels, where they are constant, each with the input that is its zero point."""
-
-_PASSES_WEIGHTS_ON = frozenset({"DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity"})
-"""Ops that may stand between a constant and the op that uses it as a kernel."""
 
 _DEQUANTIZED = "_DequantizeLinear_Output"
 """ONNX Runtime's quantizer calls the dequantized twin of tensor `x` by this suffix."""
@@ -121,77 +105,9 @@ def _spec(value: Any) -> TensorSpec:
     )
 
 
-def kernels(path: Path) -> dict[str, NDArray[Any]]:
-    """See `targets.base.Target.kernels`."""
-    return kernels_of(read(path))
-
-
-def kernels_of(proto: Any) -> dict[str, NDArray[Any]]:
-    """The same for a graph in memory."""
-    from onnx import numpy_helper
-
-    stored: dict[str, Any] = {}
-    makers: dict[str, Any] = {}
-    nodes = []
-    for graph in _graphs(proto.graph):
-        stored.update({tensor.name: tensor for tensor in graph.initializer})
-        for node in graph.node:
-            nodes.append(node)
-            makers.update(dict.fromkeys(node.output, node))
-            if node.op_type == "Constant":
-                stored.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
-            if node.op_type == "Loop":  # what is carried through a loop unchanged is known inside by another name
-                inside = (value.name for value in subgraphs(node)[0].input)
-                stored.update(
-                    {to: stored[name] for name, to in zip(node.input, inside, strict=False) if name in stored}
-                )
-    found: dict[str, NDArray[Any]] = {}
-    for node in nodes:
-        for position, zero_position in _WEIGHT_INPUTS.get(node.op_type, ()):
-            name, zero = _input(node, position), _input(node, zero_position)
-            while (
-                name not in stored and (maker := makers.get(name)) is not None and maker.op_type in _PASSES_WEIGHTS_ON
-            ):
-                zero = _input(maker, 2) if maker.op_type == "DequantizeLinear" else zero
-                name = maker.input[0]
-            if name in stored and len(stored[name].dims) >= 2:
-                values = numpy_helper.to_array(stored[name])
-                point = numpy_helper.to_array(stored[zero]) if zero in stored else np.zeros((), np.int8)
-                values = _without_zero_point(values, point)
-                found[name] = _gates_as_in_keras(values) if node.op_type == "LSTM" else values
-    return found
-
-
 def subgraphs(node: Any) -> list[Any]:
     """The graphs a node holds: a loop's body, an If's branches."""
     return [a.g for a in node.attribute if a.HasField("g")] + [g for a in node.attribute for g in a.graphs]
-
-
-def _graphs(graph: Any) -> Iterator[Any]:
-    """A graph, then those inside it."""
-    yield graph
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from _graphs(inner)
-
-
-def _gates_as_in_keras(weights: NDArray[Any]) -> NDArray[Any]:
-    """[directions, 4 * units, inputs] from ONNX's gate order i o f c to Keras' i f c o."""
-    i, o, f, c = np.split(weights, 4, axis=1)
-    return np.concatenate([i, f, c, o], axis=1)
-
-
-def _input(node: Any, position: int | None) -> str:
-    return str(node.input[position]) if position is not None and position < len(node.input) else ""
-
-
-def _without_zero_point(values: NDArray[Any], point: NDArray[Any]) -> NDArray[Any]:
-    if not np.any(point):
-        return values
-    if point.size > 1:
-        axis = next(a for a, size in enumerate(values.shape) if size == point.size)
-        point = point.reshape([-1 if a == axis else 1 for a in range(values.ndim)])
-    return values.astype(np.int64) - point.astype(np.int64)
 
 
 def session(model: Path | bytes, *, as_written: bool = False) -> Any:

@@ -16,8 +16,8 @@ from edgesmith.errors import ConfigError, ModelError
 from edgesmith.files import write_bytes
 from edgesmith.frameworks import import_tensorflow, third_party_warnings
 from edgesmith.progress import Progress
-from edgesmith.types import Artifact, Capabilities, Model, SampleSet, Scheme
-from targets import keras_model, onnx_file, onnx_order
+from edgesmith.types import Artifact, Capabilities, Model, SampleSet, Scheme, Signature
+from targets import keras_model, onnx_file, onnx_kernels, onnx_order
 from targets.base import CompileRequest, TargetState, check_request, describe, packages_state
 from targets.native_log import captured, collected
 
@@ -30,9 +30,14 @@ OPSETS = range(13, 19)
 
 _PACKAGES = {"onnx": "onnx", "onnxruntime": "onnxruntime", "tf2onnx": "tf2onnx"}
 
-kernels = onnx_file.kernels
+kernels = onnx_kernels.kernels
 tensors = onnx_file.tensors
 outputs = onnx_file.outputs
+
+
+def signature(path: Path) -> Signature:
+    """See `targets.base.Target.signature`."""
+    return onnx_file.signature(onnx_file.read(path))
 
 
 def state() -> TargetState:
@@ -47,6 +52,7 @@ def capabilities(board_isa: str | None = None) -> Capabilities:
         model_kinds=frozenset({"keras", "onnx"}),
         schemes=frozenset(Scheme),
         runner="onnxruntime",
+        per_isa=True,
         notes=(
             "int8 keeps float32 in and out: the first and last node of the graph quantize and dequantize.",
             f"int8 activations are {'int8' if _signed_activations(board_isa) else 'uint8'}, weights int8.",
@@ -121,11 +127,16 @@ def _refuse_unconverted(model: Model, complaints: list[str]) -> None:
     """The exporter logs an op it does not know and writes a graph that no runtime can load."""
     missing = [found for text in complaints for found in re.findall(r"op \[([^:\]]+): (\w+)\] is not supported", text)]
     if missing:
+        what = sorted({_SPOKEN.get(op, op) for _, op in missing})
         raise ModelError(
-            f"{NAME}: {model.origin} uses {', '.join(sorted({op for _, op in missing}))}, which ONNX does not have "
+            f"{NAME}: {model.origin} uses {', '.join(what)}, which ONNX does not have "
             f"(at {', '.join(sorted({place for place, _ in missing}))}).",
             next_step="Express it with other layers, or leave 'onnxruntime' out of `targets`.",
         )
+
+
+_SPOKEN = {"StatefulPartitionedCall": "a function that Keras compiles by itself (a grouped convolution is one)"}
+"""Ops whose name says nothing to whoever wrote the model."""
 
 
 def _from_onnx(model: Model, request: CompileRequest) -> Any:

@@ -28,6 +28,7 @@ FORMAT = "tflite"
 _PACKAGES = {"tensorflow": "tensorflow", "keras": "keras", "ai_edge_litert": "ai-edge-litert"}
 
 kernels = tflite_file.kernels
+signature = tflite_file.signature
 tensors = tflite_file.tensors
 outputs = tflite_file.outputs
 

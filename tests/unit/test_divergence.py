@@ -13,7 +13,7 @@ import targets
 from edgesmith.frameworks import import_keras, third_party_warnings
 from edgesmith.progress import Silent
 from edgesmith.types import Artifact, Model, Scheme
-from targets import onnx_file
+from targets import onnx_file, onnx_kernels
 from targets.base import CompileRequest
 from targets.divergence import Divergence, first_diverging_tensor, sqnr_db
 from tests import tiny_networks
@@ -113,7 +113,7 @@ def _with_a_kernel_negated(path: Path, containing: str) -> bytes:
     from onnx import numpy_helper
 
     proto: Any = onnx_file.read(path)
-    name = next(name for name in onnx_file.kernels_of(proto) if containing in name)
+    name = next(name for name in onnx_kernels.kernels_of(proto) if containing in name)
     tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
     tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), name))
     return bytes(proto.SerializeToString())

@@ -16,7 +16,7 @@ from edgesmith.files import sha256_file
 from edgesmith.frameworks import import_keras
 from edgesmith.progress import Silent
 from edgesmith.types import Artifact, Model, Scheme
-from targets import keras_model, onnx_file, onnxruntime
+from targets import keras_model, onnx_file, onnx_kernels, onnxruntime
 from targets.base import CompileRequest, default_bounds
 from targets.divergence import sqnr_db
 from tests import tiny_networks
@@ -200,10 +200,28 @@ def test_recurrent_and_attention_layers_compile_and_keep_their_kernels(tmp_path:
     assert {file.name for file in tmp_path.iterdir()} == {"net.keras", "a", "b"}
 
 
+def test_a_grouped_convolution_is_refused_in_words(tmp_path: Path):
+    keras = import_keras()
+    given = keras.Input((6, 6, 4), name="given")
+    network = keras.Model(given, keras.layers.Conv2D(8, 3, groups=2, name="grouped")(given), name="net")
+    with pytest.raises(
+        ModelError, match=r"uses a function that Keras compiles by itself \(a grouped convolution is one\)"
+    ):
+        compiled(tiny_networks.record(network, tmp_path / "net.keras"), Scheme.NONE, tmp_path / "out")
+
+
+def test_both_directions_of_a_recurrent_layer_are_kernels_of_their_own(tmp_path: Path):
+    keras = import_keras()
+    given = keras.Input((5, 4), name="given")
+    network = keras.Model(given, keras.layers.Bidirectional(keras.layers.LSTM(6))(given), name="net")
+    model = tiny_networks.record(network, tmp_path / "net.keras")
+    for scheme in (Scheme.NONE, Scheme.DYNAMIC):
+        kernels = onnxruntime.kernels(compiled(model, scheme, tmp_path / "out").path)
+        assert sorted(kernel.size for kernel in kernels.values()) == [96, 96, 144, 144]
+
+
 def test_gates_of_an_lstm_are_read_in_keras_order():
     """ONNX stacks i o f c, Keras i f c o."""
-    from targets.onnx_file import kernels_of
-
     stacked = np.repeat(np.arange(4, dtype=np.float32), 2).reshape(1, 8, 1)  # two units: i=0, o=1, f=2, c=3
     recurrent = np.ones((1, 8, 2), np.float32)
     node = helper.make_node("LSTM", ["x", "W", "R"], ["y"], hidden_size=2)
@@ -214,7 +232,7 @@ def test_gates_of_an_lstm_are_read_in_keras_order():
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(stacked, "W"), numpy_helper.from_array(recurrent, "R")],
     )
-    assert kernels_of(onnx.helper.make_model(graph))["W"].ravel().tolist() == [0, 0, 2, 2, 3, 3, 1, 1]
+    assert onnx_kernels.kernels_of(onnx.helper.make_model(graph))["W"].ravel().tolist() == [0, 0, 2, 2, 3, 3, 1, 1]
 
 
 def test_the_tool_chain_says_nothing_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
