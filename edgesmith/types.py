@@ -143,6 +143,7 @@ class Capabilities:
         model_kinds: kinds of `Model` it compiles.
         schemes: what it can produce.
         runner: the agent's runner that executes its artifacts.
+        per_isa: the artifact differs by the board's instruction set; else one serves all boards.
         notes: what a user should know, one sentence each.
     """
 
@@ -150,6 +151,7 @@ class Capabilities:
     model_kinds: frozenset[str]
     schemes: frozenset[Scheme]
     runner: str
+    per_isa: bool = False
     notes: tuple[str, ...] = ()
 
 

@@ -24,9 +24,13 @@ from edgesmith.pipeline.store import Store
 from edgesmith.pipeline.workspace import Workspace
 from edgesmith.toolchain import versions
 from edgesmith.types import Artifact, Comparison, Model, SampleSet, Scheme
+from optimizer import masks
 from optimizer.compare import compare
+from optimizer.kernels import prunable_kernels
+from optimizer.load import open_keras
 from targets.base import CompileRequest, default_bounds
 from targets.divergence import first_diverging_tensor
+from targets.sparsity import assert_kernels_keep_zeros
 
 _ARTIFACT = TypeAdapter(Artifact)
 
@@ -39,7 +43,7 @@ class Wanted:
     """An artifact to be made.
 
     Attributes:
-        isa: machine of the board it is for, e.g. "aarch64": the Q/DQ types depend on it.
+        isa: machine of the board it is for, e.g. "aarch64"; empty where one artifact serves all.
     """
 
     target: str
@@ -91,15 +95,31 @@ def build(wanted: Wanted, prepared: Prepared, work: Workspace, fresh_process: Fr
             calibration=calibration,
             out_dir=draft.folder,
             name=f"{wanted.variant}-{wanted.scheme.precision}",
-            board_isa=wanted.isa,
+            board_isa=wanted.isa or None,
         )
         made = targets.get(wanted.target).compile(wanted.model, request, work.progress)
+        _assert_zeros_shipped(wanted, made, prepared)
         draft.record["artifact"] = _ARTIFACT.dump_python(made, mode="json")
     artifact = replace(made, path=store.path("artifact", key) / made.path.name)
     comparison = _verify(wanted, artifact, prepared, work, fresh_process)
     seconds = time.monotonic() - started
     (step / "artifact.sha256").write_text(f"{artifact.sha256}  {artifact.path.name}\n", encoding="utf-8")
     return Built(wanted=wanted, artifact=artifact, comparison=comparison, cached=False, seconds=seconds)
+
+
+def _assert_zeros_shipped(wanted: Wanted, made: Artifact, prepared: Prepared) -> None:
+    """The sparsity asked for is that of the shipped file: every zero the recipe made is read back from it."""
+    if wanted.model.kind != "keras" or wanted.model.sha256 == prepared.model.sha256:
+        return
+    before = masks.zero_counts(open_keras(prepared.model))
+    compressed = open_keras(wanted.model)
+    after = masks.zero_counts(compressed)
+    pruned = {
+        kernel.name: kernel.value()
+        for kernel in prunable_kernels(compressed)
+        if kernel.name not in before or after[kernel.name].zeros > before[kernel.name].zeros
+    }
+    assert_kernels_keep_zeros(pruned, targets.get(wanted.target).kernels(made.path), artifact=made.path.name)
 
 
 def kept_artifact(wanted: Wanted, calibration: SampleSet | None, store: Store) -> Artifact | None:
@@ -193,7 +213,9 @@ def _head(samples: SampleSet, n: int) -> SampleSet:
 def wanted_for(
     target: str, isa: str, *, original: Model, compressed: Model, scheme: Scheme, per_channel: bool, has_recipe: bool
 ) -> Sequence[Wanted]:
-    """The float variant and, where there is a recipe, the compressed one."""
+    """The float variant and, where there is a recipe, the compressed one; `isa` counts only if the target says so."""
+    if not targets.get(target).capabilities().per_isa:
+        isa = ""
     float_variant = Wanted(
         target=target, variant="float", model=original, scheme=Scheme.NONE, per_channel=True, isa=isa
     )

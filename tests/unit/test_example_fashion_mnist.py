@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from edgesmith.config import load_config
+from optimizer.recipe import parse_recipe
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "fashion_mnist"
 OFFICIAL = Path("/usr/share/datasets/fashion-mnist")
@@ -98,7 +99,10 @@ def test_the_config_is_valid_and_its_files_are_there():
     assert data.calibration
     for path in (loaded.config.model, data.train.source, data.calibration.source, data.evaluation.source):
         assert loaded.resolve(path).is_file()
-    assert [next(iter(step)) for step in loaded.config.recipe] == ["prune", "quantize"]
+    prune, quantize = loaded.config.recipe
+    assert prune["prune"]["final_sparsity"] == 0.5
+    assert quantize == {"quantize": {"scheme": "int8-float-io"}}
+    parse_recipe(loaded)
 
 
 def test_the_model_is_as_described(model: Any):
