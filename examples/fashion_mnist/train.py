@@ -1,6 +1,6 @@
 """Trains the bundled model: a depthwise-separable network of about 50,000 parameters, on the whole Fashion-MNIST.
 
-    python train.py               trains, writes model.keras, prints the accuracies (31 epochs of 40 s and more on 2 cores)
+    python train.py               trains, writes model.keras, prints the accuracies (31 epochs, each 40 s or more)
     python train.py --evaluate    prints the accuracies of the model.keras that is there
 
 Training goes in three cycles, each with a learning rate that falls on a cosine. The second and third one add an L1
