@@ -88,8 +88,7 @@ def compile(model: Model, request: CompileRequest, progress: Progress) -> Artifa
         onnx_file.tidy(proto)
         write_bytes(path, proto.SerializeToString(deterministic=True))
     packages = [*_PACKAGES.values(), *(("tensorflow", "keras") if model.kind == "keras" else ())]
-    signature = onnx_file.signature(onnx_file.read(path))
-    return describe(NAME, FORMAT, path, model, request.scheme, signature, kernels(path), packages)
+    return describe(NAME, FORMAT, path, model, request.scheme, signature(path), kernels(path), packages)
 
 
 def _from_keras(model: Model, request: CompileRequest) -> Any:

@@ -77,9 +77,7 @@ def compile(model: Model, request: CompileRequest, progress: Progress) -> Artifa
     write_bytes(
         path, tflite_file.reordered(path, *file.signature_order([spec.name for spec in model.signature.inputs]))
     )
-    return describe(
-        NAME, FORMAT, path, model, request.scheme, tflite_file.signature(path), kernels(path), _PACKAGES.values()
-    )
+    return describe(NAME, FORMAT, path, model, request.scheme, signature(path), kernels(path), _PACKAGES.values())
 
 
 def _refuse_open_dimensions(model: Model) -> None:

@@ -114,6 +114,7 @@ def test_the_signature_is_kept(name: str, scheme: Scheme, model: Model, compiled
 def test_the_record_describes_the_file(name: str, scheme: Scheme, model: Model, compiled: Compiled):
     artifact = compiled(name, scheme)
     assert artifact.target == name
+    assert targets.get(name).signature(artifact.path) == artifact.signature
     assert artifact.path.suffix == f".{artifact.format}" == f".{targets.get(name).FORMAT}"
     assert artifact.precision == scheme.precision
     assert artifact.sha256 == files.sha256_file(artifact.path)

@@ -33,7 +33,7 @@ def test_a_module_that_calls_itself_otherwise_is_refused():
 def test_a_target_that_lacks_a_verb_is_refused():
     module = ModuleType("targets.coral")
     module.NAME, module.FORMAT, module.compile = "coral", "tflite", print  # type: ignore[attr-defined]
-    with pytest.raises(InternalError, match="lacks state, capabilities, kernels, tensors, outputs"):
+    with pytest.raises(InternalError, match="lacks state, capabilities, signature, kernels, tensors, outputs"):
         targets.check("coral", module)
 
 
