@@ -121,11 +121,16 @@ def init(
     data: Annotated[Path, typer.Argument(help="An .npz, or a folder with train/ and test/ (or classes) in it.")],
     out: Annotated[Path, typer.Option(help="The config to write.")] = Path("edgesmith.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Writes a config for a model and its data."""
     from edgesmith.starter import write_starter
 
-    for line in write_starter(model, data, out, force=force):
+    lines = write_starter(model, data, out, force=force)
+    if as_json:
+        _print_json({"written": str(out)})
+        return
+    for line in lines:
         typer.echo(line)
 
 

@@ -125,7 +125,7 @@ class Config(Section):
     task: Task = Task()
     recipe: tuple[RecipeStep, ...] = ()
     targets: tuple[str, ...] = Field(default=(), description="Default: every target that the model and board allow.")
-    devices: tuple[str, ...] = ("local",)
+    devices: tuple[str, ...] = Field(default=("local",), min_length=1)
     budget: Budget = Budget()
     measure: Measure = Measure()
     verify: Verify = Verify()

@@ -8,12 +8,12 @@ import os
 import re
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from edgesmith.errors import InputError
+from edgesmith.native_log import DESCRIPTOR_2
 
 # TensorFlow's C++ side writes these before its log level is read, so no environment variable stops them.
 _NOISE = re.compile(
@@ -21,9 +21,6 @@ _NOISE = re.compile(
     rb"|optimized to use available CPU instructions|To enable the following instructions|Unable to register cu"
     rb"|computation_placer already registered|TF-TRT Warning|failed call to cuInit|Skipping registering GPU"
 )
-
-# Two threads that both swapped file descriptor 2 would restore it to each other's temporary file.
-_LOCK = threading.RLock()
 
 
 def import_keras() -> Any:
@@ -72,11 +69,12 @@ def import_onnx() -> Any:
 
 
 def import_onnxruntime() -> Any:
-    """The `onnxruntime` package.
+    """The `onnxruntime` package, its telemetry switched off: nothing of a user's models is told to anybody.
 
     Raises:
         InputError: not installed.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     return _import("onnxruntime", extra="onnx")
 
 
@@ -94,7 +92,7 @@ def third_party_warnings() -> Iterator[None]:
 def _import(name: str, *, extra: str, after: str | None = None) -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with _LOCK:
+        with DESCRIPTOR_2:
             if (module := sys.modules.get(name)) is not None:
                 return module
             return _import_quietly(name, after)

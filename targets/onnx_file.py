@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesmith.errors import ModelError
+from edgesmith.frameworks import import_onnxruntime
+from edgesmith.native_log import captured
 from edgesmith.types import Dim, Signature, TensorSpec
-from targets.native_log import captured
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 """Both name the operators of the ONNX standard."""
@@ -120,7 +121,7 @@ def session(model: Path | bytes, *, as_written: bool = False) -> Any:
     Raises:
         ModelError: the runtime refuses it.
     """
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from edgesmith.errors import ConfigError, ModelError
 from edgesmith.files import write_bytes
-from edgesmith.frameworks import import_tensorflow, third_party_warnings
+from edgesmith.frameworks import import_onnxruntime, import_tensorflow, third_party_warnings
+from edgesmith.native_log import captured, collected
 from edgesmith.progress import Progress
 from edgesmith.types import Artifact, Capabilities, Model, SampleSet, Scheme, Signature
 from targets import keras_model, onnx_file, onnx_kernels, onnx_order
 from targets.base import CompileRequest, TargetState, check_request, describe, packages_state
-from targets.native_log import captured, collected
 
 NAME = "onnxruntime"
 FORMAT = "onnx"
@@ -174,6 +174,7 @@ def _from_onnx(model: Model, request: CompileRequest) -> Any:
 
 def _quantized(proto: Any, request: CompileRequest, calibration: SampleSet | None, advance: Callable[[], None]) -> Any:
     """Folds batch normalization and constants, then applies the scheme."""
+    import_onnxruntime()
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

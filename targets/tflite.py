@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from edgesmith.errors import ConfigError, ModelError
 from edgesmith.files import write_bytes
 from edgesmith.frameworks import import_keras, import_tensorflow, third_party_warnings
+from edgesmith.native_log import NativeLog, captured
 from edgesmith.progress import Progress
 from edgesmith.types import Artifact, Capabilities, Model, SampleSet, Scheme
 from targets import keras_model, tflite_file
 from targets.base import CompileRequest, TargetState, check_request, describe, packages_state
-from targets.native_log import NativeLog, captured
 
 NAME = "tflite"
 FORMAT = "tflite"

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesmith.errors import ModelError
+from edgesmith.native_log import captured
 from edgesmith.types import Signature, TensorSpec
-from targets.native_log import captured
 
 FILE_IDENTIFIER = b"TFL3"
 

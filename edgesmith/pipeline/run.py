@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgesmith.config import LoadedConfig
-from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, ConfigError, EdgesmithError, InternalError, Terminated
+from edgesmith.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    ConfigError,
+    EdgesmithError,
+    InfrastructureError,
+    InternalError,
+    Terminated,
+)
 from edgesmith.files import sha256_bytes
 from edgesmith.pipeline import assemble, run_folder, stages
 from edgesmith.pipeline.host import host_outputs
@@ -76,6 +84,17 @@ def _kept_readable(recorder: Recorder, folder: run_folder.RunFolder) -> Iterator
         recorder.fail(error)
         write_reports(recorder.result, folder.path)
         raise
+    except OSError as error:
+        place = error.filename or folder.path
+        full = InfrastructureError(
+            f"{place}: {error.strerror or error}.",
+            next_step="Free some space or choose another place with --runs-dir; then `edgesmith run --resume`.",
+        )
+        with contextlib.suppress(
+            OSError
+        ):  # the disk that refused may refuse this, too; the error itself is told anyway
+            recorder.fail(full)
+        raise full from error
     except Exception as error:
         folder.log(traceback.format_exc())
         internal = InternalError(

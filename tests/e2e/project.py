@@ -41,8 +41,11 @@ class Project:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Starts `edgesmith ...` here, both streams piped."""
+        return self._popen("-m", "edgesmith", *arguments)
+
+    def _popen(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "edgesmith", *arguments],
+            [sys.executable, *arguments],
             cwd=self.root,
             env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1"},
             stdin=subprocess.DEVNULL,
@@ -54,7 +57,11 @@ class Project:
 
     def edgesmith(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs `edgesmith ...` here to its end."""
-        process = self.start(*arguments)
+        return self.python("-m", "edgesmith", *arguments)
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs this Python here to its end."""
+        process = self._popen(*arguments)
         try:
             stdout, stderr = process.communicate(timeout=DEADLINE_S)
         except subprocess.TimeoutExpired:

@@ -208,6 +208,45 @@ def test_an_interrupted_run_is_readable_and_resumes(project: Project, sent: sign
     assert result["work"]["trained_steps"] == 1
 
 
+def test_an_onnx_model_is_quantized_and_judged(project: Project):
+    model = next((project.root / "first" / "artifacts" / "onnxruntime").glob("float*.onnx"))
+    project.write_config(model=str(model), recipe=[{"quantize": {"scheme": "int8"}}])
+    done = project.edgesmith("run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = result_of(project)
+    assert {(row["target"], row["variant"]) for row in result["results"]} == {
+        ("onnxruntime", "float"),
+        ("onnxruntime", "compressed"),
+    }
+    compressed = next(row for row in result["results"] if row["variant"] == "compressed")
+    assert compressed["artifact"]["precision"] == "int8"
+    assert compressed["agreement"] > 0.9
+    assert "tflite left out: it compiles keras models" in done.stderr
+
+
+def test_pruning_an_onnx_model_is_refused_with_the_line(project: Project):
+    model = next((project.root / "first" / "artifacts" / "onnxruntime").glob("float*.onnx"))
+    project.write_config(model=str(model))
+    done = project.edgesmith("run")
+    assert done.returncode == 2
+    assert "edgesmith.yaml:" in done.stderr
+    assert "cannot be trained" in done.stderr
+
+
+def test_a_full_disk_is_told_as_such(project: Project):
+    """A real one: the kernel's own /dev/full semantics need root, a file-size limit of the process does not."""
+    limit = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+    limit += (
+        "sys.argv = ['edgesmith', 'run', '--runs-dir', 'small']; runpy.run_module('edgesmith', run_name='__main__')"
+    )
+    done = project.python("-c", limit)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "File too large" in done.stderr
+    assert "--runs-dir" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_changed_config_is_not_mixed_into_an_old_run(project: Project):
     project.edgesmith("run")
     project.write_config(seed=7)

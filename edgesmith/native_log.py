@@ -19,7 +19,7 @@ from typing import IO
 _TAIL_BYTES = 4000
 
 # Two threads that both swapped descriptor 2 would restore it to each other's temporary file.
-_LOCK = threading.RLock()
+DESCRIPTOR_2 = threading.RLock()
 
 
 class NativeLog:
@@ -42,7 +42,7 @@ def captured() -> Iterator[NativeLog]:
     The descriptor belongs to the whole process: what another thread writes to stderr is captured as well, and another
     thread that wants to capture waits.
     """
-    with _LOCK, tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
+    with DESCRIPTOR_2, tempfile.TemporaryFile() as log, contextlib.ExitStack() as stack:
         terminal = os.dup(2)
         stack.callback(os.close, terminal)
         sys.stderr.flush()
