@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ("tests.ssh_boards",)
+
 ROOT = Path(__file__).resolve().parent.parent
 EXPECTED_SKIPS = ROOT / "tests" / "expected_skips.txt"
 

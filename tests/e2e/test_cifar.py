@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from device_tests.loopback import SshdBoard, folder_for_boards, why_no_sshd
+from device_tests.loopback import folder_for_boards
+from device_tests.loopback_sshd import SshdBoard, why_no_sshd
 from tests.e2e.project import Project
 from tests.e2e.test_run_ssh import write_inventory
 

@@ -19,9 +19,9 @@ from device_tests.ssh import Ssh
 from edgesmith.errors import BoardError, ConfigError, DeadlineExceeded
 from edgesmith.files import sha256_file
 from edgesmith.progress import Silent
-from edgesmith.types import Artifact, Measurement, MeasureProtocol, Signature
+from edgesmith.types import Measurement, MeasureProtocol
+from tests.tiny_artifacts import artifact
 
-DATA = Path(__file__).resolve().parents[1] / "data" / "agent"
 X = np.array([[4, 8, 12, 0], [0, 0, 0, 252]], np.float32)
 QUICK = MeasureProtocol(min_runs=10, min_seconds=0.01, windows=2, warmup_max_seconds=1.0, timeout_seconds=60.0)
 
@@ -35,23 +35,6 @@ def ssh(board: LoopbackBoard) -> Iterator[Ssh]:
 @pytest.fixture
 def soon() -> Deadline:
     return Deadline.after(60)
-
-
-def artifact(file: str, kind: str) -> Artifact:
-    path = DATA / file
-    return Artifact(
-        target=kind,
-        path=path,
-        format=kind,
-        precision="float32",
-        sha256=sha256_file(path),
-        signature=Signature(inputs=(), outputs=()),
-        toolchain={},
-        made_from="0" * 64,
-        size_bytes=path.stat().st_size,
-        gzip_bytes=0,
-        sparsity=0.0,
-    )
 
 
 def test_arguments_arrive_as_they_are(ssh: Ssh, board: LoopbackBoard, soon: Deadline):

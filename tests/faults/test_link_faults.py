@@ -17,15 +17,16 @@ import pytest
 from device_tests.agent_client import AgentClient
 from device_tests.agent_zip import AgentZip, build_agent
 from device_tests.deadline import Deadline
-from device_tests.loopback import InProcessBoard, LoopbackBoard, SshdBoard, folder_for_boards
+from device_tests.loopback import InProcessBoard, LoopbackBoard, folder_for_boards
+from device_tests.loopback_sshd import SshdBoard
 from device_tests.session import BoardSession
 from device_tests.ssh import Ssh
 from edgesmith.errors import BoardError, ConfigError, ConnectionLost, DeadlineExceeded
 from edgesmith.files import sha256_file
 from edgesmith.progress import Silent, Task
-from edgesmith.types import Artifact, Device, Measurement, MeasureProtocol, Signature
+from edgesmith.types import Device, Measurement, MeasureProtocol
+from tests.tiny_artifacts import artifact
 
-DATA = Path(__file__).resolve().parents[1] / "data" / "agent"
 X = np.array([[4, 8, 12, 0]], np.float32)
 QUICK = MeasureProtocol(min_runs=10, min_seconds=0.01, windows=2, warmup_max_seconds=1.0, timeout_seconds=60.0)
 LIVELY = {"keepalive_interval": 0.3, "keepalive_count_max": 2}
@@ -73,23 +74,6 @@ def through(board: LoopbackBoard, relay: Relay) -> Device:
 
 def soon() -> Deadline:
     return Deadline.after(60)
-
-
-def artifact(file: str, kind: str) -> Artifact:
-    path = DATA / file
-    return Artifact(
-        target=kind,
-        path=path,
-        format=kind,
-        precision="float32",
-        sha256=sha256_file(path),
-        signature=Signature(inputs=(), outputs=()),
-        toolchain={},
-        made_from="0" * 64,
-        size_bytes=path.stat().st_size,
-        gzip_bytes=0,
-        sparsity=0.0,
-    )
 
 
 @pytest.fixture

@@ -16,11 +16,10 @@ import pytest
 from device_tests.agent_zip import AgentZip, build_agent
 from device_tests.session import BoardSession
 from edgesmith.errors import BoardError
-from edgesmith.files import sha256_file
 from edgesmith.progress import Silent, Task
-from edgesmith.types import Artifact, Device, Measurement, MeasureProtocol, Signature
+from edgesmith.types import Artifact, Device, Measurement, MeasureProtocol
+from tests.tiny_artifacts import artifact
 
-DATA = Path(__file__).resolve().parents[1] / "data" / "agent"
 HERE = Device(name="local", transport="local", python=sys.executable)
 QUICK = MeasureProtocol(min_runs=10, min_seconds=0.01, windows=2, warmup_max_seconds=1.0, timeout_seconds=30.0)
 X = np.array([[4, 8, 12, 0], [0, 0, 0, 255]], np.float32)
@@ -56,23 +55,6 @@ def agents(faults: dict[str, dict[str, str]]) -> AgentZip:
     calm = {"probe": "pass", "load": "pass", "call": "pass"}
     sources = {name: RUNNER.format(name=name, **(calm | does)) for name, does in faults.items()}
     return build_agent({f"runners/{name}.py": source.encode() for name, source in sources.items()})
-
-
-def artifact(file: str, kind: str) -> Artifact:
-    path = DATA / file
-    return Artifact(
-        target=kind,
-        path=path,
-        format=kind,
-        precision="float32",
-        sha256=sha256_file(path),
-        signature=Signature(inputs=(), outputs=()),
-        toolchain={},
-        made_from="0" * 64,
-        size_bytes=path.stat().st_size,
-        gzip_bytes=0,
-        sparsity=0.0,
-    )
 
 
 GOOD = artifact("dense.onnx", "onnx")
