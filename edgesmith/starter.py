@@ -8,6 +8,7 @@ from pathlib import Path
 from edgesmith.errors import ConfigError, DataError, ModelError
 from edgesmith.files import write_text
 
+_CALIBRATION = 256
 _KERAS = """\
 recipe:
   - prune: {schedule: polynomial, final_sparsity: 0.5, epochs: 3}   # fine-tunes on data.train
@@ -68,7 +69,9 @@ def _data_lines(data: Path, here: Path, *, training: bool) -> list[str]:
     if data.is_dir():
         train, test = data / "train", data / "test"
         if train.is_dir() and test.is_dir():
-            lines = [f"calibration: {{source: {_quoted(train, here)}, samples: 256}}"]
+            enough = sum(path.is_file() for path in train.glob("*/*")) >= _CALIBRATION
+            few = f", samples: {_CALIBRATION}" if enough else ""
+            lines = [f"calibration: {{source: {_quoted(train, here)}{few}}}"]
             lines += [f"evaluation: {_quoted(test, here)}"]
             return [f"train: {_quoted(train, here)}", *lines] if training else lines
         if any(child.is_dir() for child in data.iterdir()):
@@ -82,7 +85,7 @@ def _data_lines(data: Path, here: Path, *, training: bool) -> list[str]:
 def _parted(source: str, *, training: bool) -> list[str]:
     """One source in three disjoint parts; by content, so that equal samples are never on both sides."""
     lines = [
-        f"calibration: {{source: {source}, part: [0.7, 0.8], samples: 256}}",
+        f"calibration: {{source: {source}, part: [0.7, 0.8]}}",
         f"evaluation: {{source: {source}, part: [0.8, 1.0]}}",
     ]
     return [f"train: {{source: {source}, part: [0.0, 0.7]}}", *lines] if training else lines

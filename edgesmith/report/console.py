@@ -6,6 +6,7 @@ Names from a config or a board are printed as they are, never read as markup.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def print_result(result: Result, run_dir: Path | None = None, *, console: Consol
         run_dir: names the path of the report at the end.
         console: where to, default stdout; 100 columns hold everything, a narrower one drops columns and says which.
     """
-    console = console or Console()
+    console = console or _default_console()
     _print_headline(result, console)
     if result.results:
         _print_figures(result, console)
@@ -53,6 +54,12 @@ def print_result(result: Result, run_dir: Path | None = None, *, console: Consol
     if run_dir is not None:
         report = run_dir / "report.html"
         console.print(Text.assemble(("Report ", "bold"), str(report if report.exists() else run_dir)), soft_wrap=True)
+
+
+def _default_console() -> Console:
+    """A log of a CI has no width: it gets the one that holds every column."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=100)
 
 
 def _print_headline(result: Result, console: Console) -> None:

@@ -245,7 +245,12 @@ def _interval(low: float | None, high: float | None) -> str:
 
 
 def _params(params: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in params.items())
+    """What is set; what is left open says nothing."""
+    return ", ".join(f"{key} {_value(value)}" for key, value in params.items() if value not in (None, []))
+
+
+def _value(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _when(moment: str | None) -> str:

@@ -32,12 +32,20 @@ def test_one_npz_is_parted(tmp_path: Path, model: Path):
 def test_folders_train_and_test(tmp_path: Path, model: Path):
     for name in ("train/cat", "test/cat"):
         (tmp_path / "pets" / name).mkdir(parents=True)
+    for number in range(256):
+        (tmp_path / "pets" / "train" / "cat" / f"{number}.jpg").touch()
     (tmp_path / "sub").mkdir()
     write_starter(model, tmp_path / "pets", tmp_path / "sub" / "edgesmith.yaml")
     config = load_config(tmp_path / "sub" / "edgesmith.yaml").config
     assert config.data.evaluation.source == "../pets/test"
     assert config.data.calibration is not None
     assert config.data.calibration.samples == 256
+
+    (tmp_path / "pets" / "train" / "cat" / "0.jpg").unlink()
+    write_starter(model, tmp_path / "pets", tmp_path / "sub" / "edgesmith.yaml", force=True)
+    config = load_config(tmp_path / "sub" / "edgesmith.yaml").config
+    assert config.data.calibration is not None
+    assert config.data.calibration.samples is None
 
 
 def test_an_onnx_model_is_not_trained(tmp_path: Path):
