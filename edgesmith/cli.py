@@ -144,9 +144,9 @@ def doctor(as_json: Json = False) -> None:
         _print_json([row.as_dict() for row in rows])
         return
     for row in rows:
-        typer.echo(f"{'ok' if row.ok else '--':3} {row.name:26} {row.text}")
+        typer.echo(f"{'ok' if row.ok else '--':3} {row.name:30} {row.text}")
         if row.fix:
-            typer.echo(f"    {'':26} {row.fix}")
+            typer.echo(f"    {'':30} {row.fix}")
 
 
 @app.command()
