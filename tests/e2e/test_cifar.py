@@ -27,8 +27,7 @@ WITHIN = 0.003
 @pytest.mark.timeout(1200)
 def test_int8_is_within_three_tenths_of_a_point_on_all_test_images(data_dir: Path, tmp_path: Path):
     assert not why_no_sshd(), why_no_sshd()
-    with tarfile.open(data_dir / "cifar10-jpeg.tar") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(data_dir / "cifar10-jpeg.tar", tmp_path)
     (folder,) = {path.parent for path in tmp_path.rglob("test") if path.is_dir()}
     config = {
         "model": str(data_dir / "mlperf-tiny" / "pretrainedResnet.h5"),
@@ -54,3 +53,14 @@ def test_int8_is_within_three_tenths_of_a_point_on_all_test_images(data_dir: Pat
             assert accuracy["value"] == pytest.approx(FLOAT_TOP1, abs=0.0002), (device, target)
         else:
             assert abs(accuracy["value"] - FLOAT_TOP1) <= WITHIN, (device, target)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Plain files only: `extractall(filter="data")` came with Python 3.11.4, and Debian 12 has 3.11.2."""
+    with tarfile.open(archive) as opened:
+        for member in opened:
+            place = (folder / member.name).resolve()
+            content = opened.extractfile(member) if member.isfile() else None
+            if content is not None and place.is_relative_to(folder.resolve()):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content.read())
