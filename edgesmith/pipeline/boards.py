@@ -6,7 +6,7 @@ A measurement is reused only where nothing at all changed: artifacts, samples, p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,6 @@ class BoardOutcome:
     built: tuple[Built, ...]
     outcomes: tuple[Outcome, ...]
     reused: bool = False
-    bytes_sent: int = 0
-    notes: tuple[str, ...] = field(default=())
 
 
 def board_key(device: Device) -> dict[str, object]:
@@ -106,7 +104,6 @@ def measure_board(
         One outcome per artifact: a crash of one loses no other.
     """
     device = session.device
-    before = session.bytes_sent
     for item in built:
         session.push(item.artifact.path, item.artifact.sha256)
     protocol = prepared.loaded.config.measure.protocol()
@@ -115,9 +112,7 @@ def measure_board(
         _keep(device, built, [o for o in outcomes if isinstance(o, Measurement)], prepared, store)
     else:
         progress.note(f"{device.name}: not every measurement is valid: it will be taken again in the next run")
-    return BoardOutcome(
-        device=device, info=session.info, built=built, outcomes=outcomes, bytes_sent=session.bytes_sent - before
-    )
+    return BoardOutcome(device=device, info=session.info, built=built, outcomes=outcomes)
 
 
 def unreachable(device: Device, built: tuple[Built, ...], error: InfrastructureError) -> BoardOutcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,9 +43,15 @@ class Stage:
     infos: dict[str, BoardInfo] = field(default_factory=dict)
     dead: dict[str, InfrastructureError] = field(default_factory=dict)
 
-    def session(self, device: Device) -> BoardSession:
-        """An unopened session; the caller enters it."""
-        return BoardSession(device, local_root=self.work.store.root / "local-board", progress=self.work.progress)
+    @contextlib.contextmanager
+    def board(self, device: Device) -> Iterator[BoardSession]:
+        """A board from connect to close; what was sent to it counts as work of this run."""
+        local_root = self.work.store.root / "local-board"
+        with BoardSession(device, local_root=local_root, progress=self.work.progress) as session:
+            try:
+                yield session
+            finally:
+                self.recorder.add_work(bytes_sent=session.bytes_sent)
 
 
 def devices(loaded: LoadedConfig, named: Sequence[str], inventory: Path | None) -> tuple[Device, ...]:
@@ -81,7 +87,7 @@ def meet_boards(stage: Stage, wanted: Sequence[Device], prepared: Prepared) -> N
             stage.infos[device.name] = known
             continue
         try:
-            with stage.work.progress.task(f"reach {device.name}"), stage.session(device) as session:
+            with stage.work.progress.task(f"reach {device.name}"), stage.board(device) as session:
                 stage.infos[device.name] = session.info
                 boards.remember_info(device, session.info, stage.work.store)
         except InfrastructureError as error:
@@ -147,7 +153,7 @@ def compile_all(
 
         @functools.cache
         def fresh_process() -> BoardSession:
-            return stack.enter_context(stage.session(here))
+            return stack.enter_context(stage.board(here))
 
         for item in dict.fromkeys(item for items in plan.values() for item in items):
             made[item] = build(item, prepared, stage.work, fresh_process)
@@ -208,13 +214,13 @@ def measure_device(
     else:
         outcome = _measure_now(stage, device, built, prepared)
         measured = sum(not isinstance(item, InfrastructureError) for item in outcome.outcomes)
-        recorder.add_work(measurements=measured, bytes_sent=outcome.bytes_sent)
+        recorder.add_work(measurements=measured)
     recorder.add_results(assemble.device_results(outcome, prepared, reference, recorder.folder))
 
 
 def _measure_now(stage: Stage, device: Device, built: tuple[Built, ...], prepared: Prepared) -> boards.BoardOutcome:
     try:
-        with stage.session(device) as session:
+        with stage.board(device) as session:
             boards.remember_info(device, session.info, stage.work.store)
             made_for = stage.infos[device.name].machine
             if session.info.machine != made_for:
