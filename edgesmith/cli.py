@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgesmith import __version__
-from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgesmithError, Terminated
+from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgesmithError, InfrastructureError, Terminated
 
 if TYPE_CHECKING:
     from edgesmith.config import LoadedConfig
@@ -51,7 +51,9 @@ def _root(
 
 @app.command()
 def run(
-    config: ConfigPath = Path("edgesmith.yaml"),
+    config: Annotated[
+        Path | None, typer.Argument(help="The config file; default edgesmith.yaml, with --resume that of the run.")
+    ] = None,
     runs_dir: RunsDir = Path("runs"),
     device: Devices = None,
     devices_file: DevicesFile = None,
@@ -65,8 +67,10 @@ def run(
 ) -> None:
     """The whole way: compress, compile, push, measure, judge, report."""
     from edgesmith.config import load_config
-    from edgesmith.pipeline import RunOptions
+    from edgesmith.pipeline import RunOptions, config_of_run
 
+    if config is None:
+        config = config_of_run(runs_dir, run_id) if resume else Path("edgesmith.yaml")
     loaded = load_config(config)
     options = RunOptions(
         runs_dir=runs_dir,
@@ -265,6 +269,9 @@ def main() -> None:
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = EXIT_INTERRUPTED
+    except OSError as error:
+        _complain(f"InfrastructureError: {error.filename or 'this machine'}: {error.strerror or error}.")
+        code = InfrastructureError.exit_code
     except Exception as error:  # noqa: BLE001 - the last door: what comes here is told as a defect
         code = _usage_or_defect(error)
     except Terminated:

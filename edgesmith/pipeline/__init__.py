@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgesmith.pipeline.options import RunOptions
+from edgesmith.pipeline.options import RunOptions, config_of_run
 from edgesmith.pipeline.run import run
 
-__all__ = ["RunOptions", "run"]
+__all__ = ["RunOptions", "config_of_run", "run"]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from edgesmith.pipeline.run_folder import LATEST
+from edgesmith.errors import InputError
+from edgesmith.pipeline.run_folder import LATEST, reopen
+
+OPTIONS = "options.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,3 +34,40 @@ class RunOptions:
     allow_synthetic: bool = False
     redo: tuple[str, ...] = ()
     remeasure: bool = False
+
+
+def kept_options(options: RunOptions) -> dict[str, Any]:
+    """What a resume has to know of the command line, as JSON."""
+    return {
+        "devices": list(options.devices),
+        "inventory": str(options.inventory.resolve()) if options.inventory else None,
+        "allow_synthetic": options.allow_synthetic,
+    }
+
+
+def resumed_options(options: RunOptions, path: Path) -> RunOptions:
+    """Options of a resume: what its command line does not say is taken from the run's own.
+
+    Raises:
+        InputError: the run did not keep them.
+    """
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: the options of this run cannot be read: {error}.") from None
+    return replace(
+        options,
+        devices=options.devices or tuple(kept["devices"]),
+        inventory=options.inventory or (Path(kept["inventory"]) if kept["inventory"] else None),
+        allow_synthetic=options.allow_synthetic or kept["allow_synthetic"],
+    )
+
+
+def config_of_run(runs_dir: Path, run_id: str) -> Path:
+    """The config file that a run was started with, so that a resume need not name it.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    _, result = reopen(runs_dir, run_id)
+    return Path(result.config_path)

@@ -17,10 +17,10 @@ from edgesmith.errors import (
     InternalError,
     Terminated,
 )
-from edgesmith.files import sha256_bytes
+from edgesmith.files import sha256_bytes, write_json
 from edgesmith.pipeline import assemble, run_folder, stages
 from edgesmith.pipeline.host import host_outputs
-from edgesmith.pipeline.options import RunOptions
+from edgesmith.pipeline.options import OPTIONS, RunOptions, kept_options, resumed_options
 from edgesmith.pipeline.prepare import prepare
 from edgesmith.pipeline.recorder import Recorder
 from edgesmith.pipeline.replay import Replay
@@ -42,7 +42,7 @@ def run(loaded: LoadedConfig, options: RunOptions, progress: Progress) -> tuple[
         EdgesmithError: the run could not come to a verdict; the run folder says so too.
         KeyboardInterrupt, Terminated: what was done is kept; `--resume` goes on.
     """
-    folder = _open_folder(loaded, options)
+    folder, options = _open_folder(loaded, options)
     redo = frozenset((*options.redo, *(("measurement",) if options.remeasure else ())))
     store = Store(options.runs_dir / ".cache", redo)
     replay_options = [*(["--allow-synthetic"] if options.allow_synthetic else [])]
@@ -55,16 +55,19 @@ def run(loaded: LoadedConfig, options: RunOptions, progress: Progress) -> tuple[
     return recorder.result, folder.path
 
 
-def _open_folder(loaded: LoadedConfig, options: RunOptions) -> run_folder.RunFolder:
+def _open_folder(loaded: LoadedConfig, options: RunOptions) -> tuple[run_folder.RunFolder, RunOptions]:
+    """A new run folder, or the one to go on in, with the options that its run was started with."""
     if not options.resume:
-        return run_folder.create(options.runs_dir)
+        folder = run_folder.create(options.runs_dir)
+        write_json(folder.path / OPTIONS, kept_options(options))
+        return folder, options
     folder, before = run_folder.reopen(options.runs_dir, options.run_id)
     if before.config_sha256 != sha256_bytes(loaded.path.read_bytes()):
         raise ConfigError(
             f"{loaded.path}: changed since run {folder.run_id} was started; going on would mix two configs.",
             next_step="Start a new run without --resume: unchanged steps are taken from the store all the same.",
         )
-    return folder
+    return folder, resumed_options(options, folder.path / OPTIONS)
 
 
 @contextlib.contextmanager
@@ -72,12 +75,11 @@ def _kept_readable(recorder: Recorder, folder: run_folder.RunFolder) -> Iterator
     """Whatever ends the run, its folder says so and holds a report."""
     try:
         yield
-    except KeyboardInterrupt:
-        recorder.stop("interrupted", EXIT_INTERRUPTED, "interrupted; `edgesmith run --resume` goes on")
-        write_reports(recorder.result, folder.path)
-        raise
-    except Terminated:
-        recorder.stop("interrupted", EXIT_TERMINATED, "terminated; `edgesmith run --resume` goes on")
+    except (KeyboardInterrupt, Terminated) as stop:
+        code, how = (
+            (EXIT_TERMINATED, "terminated") if isinstance(stop, Terminated) else (EXIT_INTERRUPTED, "interrupted")
+        )
+        recorder.stop("interrupted", code, f"{how}; `edgesmith run --resume` goes on")
         write_reports(recorder.result, folder.path)
         raise
     except EdgesmithError as error:
@@ -90,9 +92,8 @@ def _kept_readable(recorder: Recorder, folder: run_folder.RunFolder) -> Iterator
             f"{place}: {error.strerror or error}.",
             next_step="Free some space or choose another place with --runs-dir; then `edgesmith run --resume`.",
         )
-        with contextlib.suppress(
-            OSError
-        ):  # the disk that refused may refuse this, too; the error itself is told anyway
+        # The disk that refused may refuse this, too; the error itself is told anyway.
+        with contextlib.suppress(OSError):
             recorder.fail(full)
         raise full from error
     except Exception as error:

@@ -183,9 +183,10 @@ def test_an_interrupted_run_is_readable_and_resumes(project: Project, sent: sign
     project.write_config(
         recipe=[{"prune": {"final_sparsity": final, "epochs": 25, "learning_rate": 0.001}}], targets=["tflite"]
     )
+    (project.root / "edgesmith.yaml").rename(project.root / "other.yaml")  # a resume finds its own config
     before = (project.root / "runs" / "latest").readlink()
     unfinished = set(checkpoints(project))
-    process = project.start("run")
+    process = project.start("run", "other.yaml", "--device", "local")
     try:
         wait_for_checkpoint(project, unfinished)
         process.send_signal(sent)
