@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from device_tests.deadline import Deadline
-from edgesmith.errors import BoardError
+from edgesmith.errors import AgentEnded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +27,14 @@ class CommandResult:
     stderr: bytes
 
 
-def ended_error(doing: str, ended: CommandResult) -> BoardError:
+def ended_error(doing: str, ended: CommandResult) -> AgentEnded:
     """The error for a program that should still be running."""
     how = f"by signal {ended.signal}" if ended.signal else f"with exit status {ended.exit_status}"
     # A shell in between says a death by signal 9 as 128 + 9.
     why = " (probably out of memory)" if ended.signal == "KILL" or ended.exit_status == 137 else ""
     lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()[-10:]
     log = "".join(f"\n    {line}" for line in lines)
-    return BoardError(f"{doing} ended {how}{why}.", next_step=f"Its last lines:{log}" if log else "")
+    return AgentEnded(f"{doing} ended {how}{why}.", next_step=f"Its last lines:{log}" if log else "")
 
 
 class Process(Protocol):
@@ -77,14 +77,19 @@ class Connection(Protocol):
     def spawn(self, argv: Sequence[str], deadline: Deadline) -> Process:
         """Starts a program that stays."""
 
-    def put(self, local: Path, remote: str, deadline: Deadline, sent: Callable[[int], None] | None = None) -> None:
+    def put(self, local: Path, remote: str, deadline: Deadline, sent: Callable[[int], None] | None = None) -> int:
         """Copies a file there: to `remote`.part first, renamed when whole. Makes the folders on the way.
+
+        A `.part` that a cut link left is gone on with: name `remote` after the content, and verify it afterwards.
 
         Args:
             local: the file here.
             remote: the path there.
             deadline: for the whole transfer.
             sent: told the bytes as they go.
+
+        Returns:
+            Bytes that went over the link in this call.
 
         Raises:
             BoardError: no space, read-only, no permission: says which.

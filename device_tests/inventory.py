@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from edgesmith import yaml_lines
 from edgesmith.errors import ConfigError
-from edgesmith.types import Device
+from edgesmith.types import LEASE_DIR, Device
 
 LOCAL = "local"
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
@@ -41,6 +41,11 @@ class Board(BaseModel):
     host_key: str = Field(default="", description="Pinned fingerprint, SHA256:...; then known_hosts is not asked.")
     python: RemotePath = Field(default="python3", description="Interpreter on the board.")
     workdir: RemotePath = Field(default=".cache/edgesmith", description="Our folder on the board.")
+    releases: RemotePath = Field(default=".local/share/edgesmith/releases", description="Where `deploy` puts models.")
+    jump: str = Field(default="", description="By way of this device of the file, or user@host:port.")
+    power: tuple[str, ...] = Field(default=(), description="Command of this machine, a list, that power-cycles it.")
+    reboot: tuple[str, ...] = Field(default=(), description="Command of the board, a list: [sudo, -n, reboot].")
+    lease_dir: str = Field(default=LEASE_DIR, pattern="^/", description="Where its lease lies; the same for all users.")
     board: str = Field(default="auto", description="Profile in targets/boards, or auto.")
     labels: tuple[str, ...] = ()
     targets: tuple[str, ...] = Field(default=(), description="Default: whatever runs there.")
@@ -85,7 +90,8 @@ class Inventory:
             ConfigError: not in the inventory; suggests the closest name.
         """
         if name == LOCAL:
-            return Device(name=LOCAL, transport="local", python=sys.executable)
+            lease_dir = os.environ.get("EDGESMITH_LEASE_DIR", LEASE_DIR)
+            return Device(name=LOCAL, transport="local", python=sys.executable, lease_dir=lease_dir)
         if name not in self._boards:
             raise self._unknown(name)
         board = self._boards[name]
@@ -101,6 +107,11 @@ class Inventory:
             host_key=board.host_key,
             python=board.python,
             workdir=board.workdir,
+            releases=board.releases,
+            jump=self.get(board.jump) if board.jump in self._boards else board.jump,
+            power=board.power,
+            reboot=board.reboot,
+            lease_dir=board.lease_dir,
             labels=board.labels,
             targets=board.targets,
         )

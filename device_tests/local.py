@@ -68,9 +68,10 @@ class Local:
         self._running.append(process)
         return process
 
-    def put(self, local: Path, remote: str, deadline: Deadline, sent: Callable[[int], None] | None = None) -> None:
+    def put(self, local: Path, remote: str, deadline: Deadline, sent: Callable[[int], None] | None = None) -> int:
         """See `Connection.put`."""
         self._copy(local, self._root / remote, deadline, sent)
+        return local.stat().st_size
 
     def get(self, remote: str, local: Path, deadline: Deadline) -> None:
         """See `Connection.get`."""

@@ -78,11 +78,11 @@ class Ssh:
         async with self._errors(doing):
             return SshProcess(self, await self._link.create_process(command, encoding=None), doing)
 
-    def put(self, local: Path, remote: str, deadline: Deadline, sent: Callable[[int], None] | None = None) -> None:
+    def put(self, local: Path, remote: str, deadline: Deadline, sent: Callable[[int], None] | None = None) -> int:
         """See `Connection.put`. Asks for free space first; a full disk does not always say so by itself."""
-        ssh_loop().call(self._put(local, remote, sent), deadline, f"{self._name}: sending {local.name}")
+        return ssh_loop().call(self._put(local, remote, sent), deadline, f"{self._name}: sending {local.name}")
 
-    async def _put(self, local: Path, remote: str, sent: Callable[[int], None] | None) -> None:
+    async def _put(self, local: Path, remote: str, sent: Callable[[int], None] | None) -> int:
         part, folder, size = remote + ".part", str(PurePosixPath(remote).parent), local.stat().st_size
         told = 0
 
@@ -108,6 +108,7 @@ class Ssh:
                 if meant is not None:
                     raise meant from None
                 raise
+        return told
 
     async def _replace(self, sftp: asyncssh.SFTPClient, source: str, target: str) -> None:
         try:

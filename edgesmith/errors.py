@@ -9,7 +9,10 @@
     |-- InfrastructureError    3    board, link, disk, runtime: the only class that is ever retried
     |   |-- ConnectionLost          the link went away; the board may be fine
     |   |-- DeadlineExceeded        a wait ran out
-    |   `-- BoardError              the board answered, and the answer was a refusal or a crash
+    |   |-- BoardError              the board answered, and the answer was a refusal or a crash
+    |   |   |-- AgentEnded               our own program there is gone
+    |   |   `-- Quarantined              the board has to pass a health check first
+    |   `-- BoardBusy               somebody else holds the board
     |-- UnstableMeasurement    4    could not be judged
     `-- InternalError         70    ours
 
@@ -69,21 +72,45 @@ class DataError(InputError):
 
 
 class InfrastructureError(EdgesmithError):
-    """Board, link, disk or runtime. Never the model's fault."""
+    """Board, link, disk or runtime. Never the model's fault.
+
+    Attributes:
+        may_pass: trying again, or mending the board, may help: the recovery ladder is climbed for it. A refusal (a wrong
+            host key, a full disk, no Python) is the same the next time; only a person can mend it.
+    """
 
     exit_code = 3
+    may_pass: ClassVar[bool] = False
 
 
 class ConnectionLost(InfrastructureError):
     """The link to a board could not be made, or went away."""
 
+    may_pass = True
+
 
 class DeadlineExceeded(InfrastructureError):
     """A wait ran out."""
 
+    may_pass = True
+
 
 class BoardError(InfrastructureError):
     """The board answered with a refusal, or the runtime on it crashed."""
+
+
+class AgentEnded(BoardError):
+    """Our own program on the board ended while it was needed: killed, out of memory, or the board went down."""
+
+    may_pass = True
+
+
+class Quarantined(BoardError):
+    """The board failed too often; it has to pass `edgesmith devices health` before it judges a model again."""
+
+
+class BoardBusy(InfrastructureError):
+    """Somebody else holds the board, and the time to wait for it ran out."""
 
 
 class UnstableMeasurement(EdgesmithError):

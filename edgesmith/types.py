@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+LEASE_DIR = "/dev/shm/edgesmith"  # noqa: S108 - shared on purpose: all users of a board must meet there
+"""Where a board's lease lies: in memory, so that neither a full disk nor a read-only home stands in its way, and gone
+after a restart, as its owner is."""
+
 Dim = int | str | None
 """A dimension: a number, a symbolic name (ONNX), or None where it is not known."""
 
@@ -191,12 +195,18 @@ class Device:
         transport: how it is reached.
         board: profile name, or "auto".
         python: interpreter on the board.
-        workdir: folder on the board, relative to the login folder or absolute.
+        workdir: folder on the board, relative to the login folder or absolute; a cache, removable at any time.
+        releases: folder on the board for what `deploy` puts there; stays.
         host_key: pinned fingerprint "SHA256:..."; empty = known_hosts decides.
+        jump: reached by way of this host, "user@host:port", or another device of the inventory.
+        power: command of this machine, as a list, that cuts and restores the board's power; empty: there is none.
+        reboot: command of the board, as a list, that restarts it; empty: not allowed.
+        lease_dir: absolute folder on the board where its one lease lies. All who share the board must name the same.
+        script: what a fake board does; None for real ones.
     """
 
     name: str
-    transport: Literal["local", "ssh"]
+    transport: Literal["local", "ssh", "fake"]
     board: str = "auto"
     host: str = ""
     port: int = 22
@@ -206,8 +216,95 @@ class Device:
     host_key: str = ""
     python: str = "python3"
     workdir: str = ".cache/edgesmith"
+    releases: str = ".local/share/edgesmith/releases"
+    jump: Device | str = ""
+    power: tuple[str, ...] = ()
+    reboot: tuple[str, ...] = ()
+    lease_dir: str = LEASE_DIR
+    script: Path | None = None
     labels: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRequest:
+    """Who wants a board, and how long they would wait for it.
+
+    Attributes:
+        owner: for people: "ann@workstation".
+        run_id: of the run that needs it; for people, too.
+        token: secret-free random word that names this one claim: the same token may come back after a lost link.
+        ttl_s: the lease lapses when nobody has renewed it for so long.
+        wait_s: patience while somebody else holds the board.
+    """
+
+    owner: str
+    run_id: str
+    token: str
+    ttl_s: float = 60.0
+    wait_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseHolder:
+    """Who holds a board, as the board itself tells it. Times are by the board's own uptime, never by a wall clock.
+
+    Attributes:
+        kind: "run" for a run's lease, which needs a heartbeat; "hold" for a person's reservation, which does not.
+        held_s: for how long.
+        expires_in_s: until it lapses; 0.0 where it has.
+    """
+
+    kind: Literal["run", "hold"]
+    owner: str
+    run_id: str
+    held_s: float
+    expires_in_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A board that is ours.
+
+    Attributes:
+        taken_over: the holder whose lapsed lease was taken over; None where the board was free.
+        waited_s: for the holder before us.
+    """
+
+    device: str
+    owner: str
+    run_id: str
+    token: str
+    ttl_s: float
+    taken_over: LeaseHolder | None
+    waited_s: float
+
+
+class Rung(enum.StrEnum):
+    """What is done about a board that fails, in this order, each at most once in a run."""
+
+    RECONNECT = "reconnect"
+    KILL_AGENT = "kill the stale agent"
+    REBOOT = "reboot"
+    POWER = "power command"
+    QUARANTINE = "quarantine"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryStep:
+    """One rung that was climbed.
+
+    Attributes:
+        reason: the error that made it necessary.
+        outcome: "helped", "did not help", or "not possible: ...".
+        seconds: from its start to its outcome.
+    """
+
+    device: str
+    rung: Rung
+    reason: str
+    outcome: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
