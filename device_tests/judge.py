@@ -47,6 +47,10 @@ def judge(budget: Budget, *, compressed: JudgedFigures, baseline: JudgedFigures 
         findings.append(
             Finding(severity="info", code="emulated", text="Emulated board: latency is emulation time, not judged.")
         )
+    if compressed.fake:
+        findings.append(
+            Finding(severity="warning", code="fake", text="FAKE board: its latency is scripted, not measured.")
+        )
     outcomes: list[Verdict] = []
     for key in Budget.model_fields:
         limit = getattr(budget, key)

@@ -36,7 +36,13 @@ def board_info(told: Mapping[str, Any], agent_sha256: str) -> BoardInfo:
     narrow = told["machine"] == "aarch64" and told["pointer_bits"] == 32
     machine = "armv7l" if narrow else told["machine"]
     runners = tuple(told["runners"])
-    return BoardInfo(machine=machine, agent_sha256=agent_sha256, runners=runners, **{key: told[key] for key in same})
+    return BoardInfo(
+        machine=machine,
+        agent_sha256=agent_sha256,
+        runners=runners,
+        fake=bool(told.get("fake", False)),
+        **{key: told[key] for key in same},
+    )
 
 
 def outputs_sha256(outputs: Sequence[NDArray[Any]]) -> str:

@@ -23,6 +23,7 @@ class JudgedFigures:
         agreement: 0..1, with the original model.
         size_bytes: of the artifact's file.
         emulated: an emulator ran it: its latency is emulation time.
+        fake: a scripted board: its latency is made up, and judged.
     """
 
     latency: LatencyRecord | None
@@ -33,6 +34,7 @@ class JudgedFigures:
     validity: Validity = Validity.VALID
     validity_reasons: tuple[str, ...] = ()
     emulated: bool = False
+    fake: bool = False
     latency_reason: str | None = None
     accuracy_reason: str | None = None
     agreement_reason: str | None = None

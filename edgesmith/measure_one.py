@@ -18,7 +18,7 @@ from edgesmith.errors import InfrastructureError, ModelError
 from edgesmith.files import gzip_size, sha256_file
 from edgesmith.progress import Progress
 from edgesmith.result import AccuracyRecord, LatencyRecord
-from edgesmith.types import Artifact, Measurement, MeasureProtocol, SampleSet, TensorSpec, Validity
+from edgesmith.types import Artifact, Device, Measurement, MeasureProtocol, SampleSet, TensorSpec, Validity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,7 @@ class Row:
     peak_rss_bytes: int | None
     runner: str | None
     emulated: bool | None
+    fake: bool
     validity: Validity
     reasons: tuple[str, ...]
 
@@ -41,6 +42,7 @@ class Row:
         return {
             "device": self.device,
             "emulated": self.emulated,
+            "fake": self.fake,
             "artifact": {"sha256": self.artifact_sha256},
             "latency_ms": self.latency_ms and self.latency_ms.model_dump(),
             "accuracy": self.accuracy and self.accuracy.model_dump(),
@@ -65,6 +67,8 @@ class Row:
         if self.peak_rss_bytes is not None:
             parts.append(f"peak RSS {self.peak_rss_bytes / 1e6:.1f} MB")
         parts.append(self.runner or "")
+        if self.fake:
+            parts.append("FAKE: scripted figures")
         if self.emulated:
             parts.append("EMULATED: this latency is emulation time")
         note = "" if self.validity is Validity.VALID else f" [{self.validity}: {' '.join(self.reasons)}]"
@@ -115,7 +119,7 @@ def measure_artifact(
             outcome = error
         if isinstance(outcome, InfrastructureError):
             failures.append(outcome)
-            rows.append(_failed(board.name, artifact, outcome))
+            rows.append(_failed(board, artifact, outcome))
         else:
             rows.append(_row(outcome, held, metric))
     if len(failures) == len(boards):
@@ -178,14 +182,15 @@ def _row(measured: Measurement, held: SampleSet, metric: str) -> Row:
         peak_rss_bytes=measured.peak_rss_bytes,
         runner=measured.runner,
         emulated=measured.board.emulated,
+        fake=measured.board.fake,
         validity=measured.validity,
         reasons=measured.validity_reasons,
     )
 
 
-def _failed(device: str, artifact: Artifact, error: InfrastructureError) -> Row:
+def _failed(board: Device, artifact: Artifact, error: InfrastructureError) -> Row:
     return Row(
-        device=device,
+        device=board.name,
         artifact_sha256=artifact.sha256,
         latency_ms=None,
         accuracy=None,
@@ -193,6 +198,7 @@ def _failed(device: str, artifact: Artifact, error: InfrastructureError) -> Row:
         peak_rss_bytes=None,
         runner=None,
         emulated=None,
+        fake=board.transport == "fake",
         validity=Validity.UNKNOWN,
         reasons=(str(error),),
     )

@@ -106,6 +106,7 @@ class BoardRecord(Record):
     emulated: bool
     agent_sha256: str
     runners: tuple[str, ...] = ()
+    fake: bool = False
 
 
 class DeviceResult(Record):
@@ -113,6 +114,7 @@ class DeviceResult(Record):
 
     device: str
     emulated: bool | None = Field(description="Null where the board was never reached.")
+    fake: bool = Field(default=False, description="A scripted board: its figures are made up, for trying gates out.")
     target: str
     variant: Literal["float", "compressed"]
     artifact: ArtifactRecord | None

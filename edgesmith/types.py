@@ -328,6 +328,7 @@ class BoardInfo:
         runtimes: package -> version, of the runtimes that import there.
         runners: keys of the agent's runners that have their runtime there, e.g. ("tflite", "onnxruntime").
         emulated: runs under an emulator: its latency is emulation time and is never judged.
+        fake: a scripted board: its latency is made up, judged all the same, and every report says so.
     """
 
     machine: str
@@ -343,6 +344,7 @@ class BoardInfo:
     emulated: bool
     agent_sha256: str
     runners: tuple[str, ...] = ()
+    fake: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,7 @@ class _Figures:
             validity=measured.validity,
             validity_reasons=measured.validity_reasons,
             emulated=measured.board.emulated,
+            fake=measured.board.fake,
         )
 
 
@@ -147,6 +148,7 @@ def _measured(
     return DeviceResult(
         device=outcome.device.name,
         emulated=measured.board.emulated,
+        fake=measured.board.fake,
         target=built.wanted.target,
         variant=built.wanted.variant,
         artifact=artifact_record(built, folder),
@@ -199,6 +201,7 @@ def failed(
     return DeviceResult(
         device=device.name,
         emulated=None,
+        fake=device.transport == "fake",
         target=target,
         variant=variant,
         artifact=artifact,

@@ -68,7 +68,7 @@ def _print_headline(result: Result, console: Console) -> None:
     console.print(Text.assemble((head.word, _STYLES[head.word]), "  ", " ".join(head.sentences)))
     if budget := statement.budget_sentence(result):
         console.print(Text(f"Budget: {budget}", style="dim"))
-    if warning := statement.synthetic_warning(result):
+    for warning in statement.alarms(result):
         console.print(Text(warning, style="bold white on red"))
 
 

@@ -138,7 +138,7 @@ class Row:
     Attributes:
         record: where the figures come from.
         accuracy: value and interval, "91.52 ±0.55"; also apart.
-        marks: what changes how the row is read: "emulated", "reused", "THROTTLED".
+        marks: what changes how the row is read: "emulated", "FAKE", "reused", "THROTTLED".
     """
 
     record: DeviceResult
@@ -168,6 +168,8 @@ def row(record: DeviceResult) -> Row:
     marks = []
     if record.emulated:
         marks.append("emulated")
+    if record.fake:
+        marks.append("FAKE")
     if record.reused:
         marks.append("reused")
     if record.validity not in (Validity.VALID, Validity.UNKNOWN):

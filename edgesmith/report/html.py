@@ -57,7 +57,7 @@ def render_html(result: Result, run_dir: Path) -> str:
         head=statement.headline(result),
         symbols=SYMBOLS,
         budget=statement.budget_sentence(result),
-        synthetic=statement.synthetic_warning(result),
+        alarms=statement.alarms(result),
         tiles=_tiles(result),
         devices=views,
         has_energy=any(r.energy_mj is not None for r in result.results),
@@ -143,7 +143,7 @@ def _machine(board: BoardRecord | None) -> str:
 def _tiles(result: Result) -> tuple[Tile, ...]:
     """The gains over the boards whose figures may be judged."""
     rows = [r for r in result.results if r.variant == "compressed" and r.validity is Validity.VALID]
-    real = [r for r in rows if not r.emulated]
+    real = [r for r in rows if not r.emulated and not r.fake]
     shrunk = []
     for record in rows:
         twin = figures.float_twin(record, result)
@@ -236,6 +236,8 @@ def _how_measured(result: Result) -> str:
     sentences.append("Accuracy and agreement come from the outputs of the same artifact on the same board.")
     if any(r.emulated for r in result.results):
         sentences.append("On an emulated board the times are emulation time: shown, never judged.")
+    if any(r.fake for r in result.results):
+        sentences.append("On a FAKE board the times are scripted; only its outputs are real, from this machine.")
     return " ".join(sentences)
 
 

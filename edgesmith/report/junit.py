@@ -86,6 +86,7 @@ def _properties(record: DeviceResult, result: Result) -> dict[str, str]:
         "target": record.target,
         "variant": record.variant,
         "emulated": figures.NA if record.emulated is None else str(record.emulated).lower(),
+        "fake": str(record.fake).lower(),
         "runtime": record.runner or figures.NA,
         "toolchain": ", ".join(f"{name} {version}" for name, version in sorted(toolchain.items())) or figures.NA,
         "artifact_sha256": artifact.sha256 if artifact else figures.NA,

@@ -23,7 +23,7 @@ def render_markdown(result: Result) -> str:
     lines = [f"### {_SYMBOLS[head.word]} edgesmith: {head.word}", "", _escape(" ".join(head.sentences))]
     if budget := statement.budget_sentence(result):
         lines += ["", f"Budget: {_escape(budget)}."]
-    if warning := statement.synthetic_warning(result):
+    for warning in statement.alarms(result):
         lines += ["", f"> **{_escape(warning)}**"]
     if result.results:
         lines += ["", *_table(result)]

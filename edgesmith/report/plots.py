@@ -313,4 +313,6 @@ def _counts(samples: Sequence[tuple[DeviceResult, NDArray[np.float64]]]) -> str:
 
 
 def _emulation(record: DeviceResult) -> str:
+    if record.fake:
+        return " This board is FAKE: the times are scripted."
     return " This board is emulated: the times are emulation time and are not judged." if record.emulated else ""

@@ -205,8 +205,23 @@ def _key(finding: FindingRecord) -> _FindingKey:
     return finding.severity, finding.code, one_line(finding.text), one_line(finding.next_step)
 
 
-def synthetic_warning(result: Result) -> str:
-    """What a report must say in red; empty where every sample is real."""
+def alarms(result: Result) -> tuple[str, ...]:
+    """What a report must say in red, one sentence each; empty where samples and boards are real."""
+    return tuple(text for text in (_fake_warning(result), _synthetic_warning(result)) if text)
+
+
+def _fake_warning(result: Result) -> str:
+    boards = list(dict.fromkeys(one_line(r.device) for r in result.results if r.fake))
+    if not boards:
+        return ""
+    is_one = len(boards) == 1
+    return (
+        f"FAKE: scripted figures. {', '.join(boards)} {'is no board' if is_one else 'are no boards'}: the latency and "
+        "the sensors come from a script. They try a gate out and say nothing about a model."
+    )
+
+
+def _synthetic_warning(result: Result) -> str:
     made_up = [d for d in result.data if d.synthetic]
     if not made_up:
         return ""

@@ -120,8 +120,9 @@ def test_an_unchanged_run_says_that_it_did_nothing(unchanged_run: Any, passing_r
 
 
 def test_synthetic_data_is_named_with_its_consequence(mixed_run: Any, passing_run: Any):
-    assert statement.synthetic_warning(mixed_run.result).startswith("SYNTHETIC calibration data: the ranges")
-    assert statement.synthetic_warning(passing_run.result) == ""
+    (alarm,) = statement.alarms(mixed_run.result)
+    assert alarm.startswith("SYNTHETIC calibration data: the ranges")
+    assert statement.alarms(passing_run.result) == ()
 
 
 def test_findings_are_ordered_merged_and_without_what_the_table_says(mixed_run: Any):
