@@ -1,74 +1,125 @@
 """What the board is, and the state it is in. A sensor that is not there is None, never a guess."""
 
-import glob
 import os
 import platform
 import struct
-import subprocess
 import sys
 import sysconfig
 from datetime import datetime, timezone
 
+from device_tests.agent.reading import Root
+
 _CPU_ZONES = ("cpu", "soc", "pkg")
+_FIRMWARE_THROTTLED = "/sys/devices/platform/soc/soc:firmware/get_throttled"
+
+# (implementer, part) of /proc/cpuinfo, for the cores of the boards we know.
+_PARTS = {
+    ("0x41", "0xd03"): "cortex-a53",
+    ("0x41", "0xd07"): "cortex-a57",
+    ("0x41", "0xd08"): "cortex-a72",
+    ("0x41", "0xd0b"): "cortex-a76",
+    ("0x41", "0xd0c"): "neoverse-n1",
+    ("0x41", "0xd42"): "cortex-a78ae",
+    ("0x41", "0xd83"): "neoverse-v3ae",
+    ("0x4e", "0x003"): "nvidia-denver2",
+    ("0x4e", "0x004"): "nvidia-carmel",
+}
 
 
 def snapshot():
     """The board's state now, keyed as `edgesmith.types.Environment`."""
+    root = Root()
     return {
         "taken_at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "load_1m": _load(),
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "clock_khz": _number(_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")),
-        "temperature_c": temperature_c(),
-        "throttled": _throttled(),
-        "memory_available_bytes": _meminfo("MemAvailable"),
+        "governor": root.text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "clock_khz": root.number("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"),
+        "temperature_c": temperature_c(root),
+        "throttled": throttled(root),
+        "memory_available_bytes": meminfo(root, "MemAvailable"),
     }
 
 
-def identity():
+def identity(root=None):
     """What the board is, keyed as `edgesmith.types.BoardInfo` where that has the field."""
+    root = root or Root()
     return {
         "machine": platform.machine(),
         "platform": sysconfig.get_platform(),
         "pointer_bits": struct.calcsize("P") * 8,
-        "system": _system(),
+        "system": os_release(root).get("PRETTY_NAME") or platform.system(),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "executable": sys.executable,
-        "model": _model(),
-        "cpu": _cpu(),
+        "model": model(root),
+        "cpu": _cpu(root),
         "cores": os.cpu_count() or 1,
-        "memory_bytes": _meminfo("MemTotal"),
+        "memory_bytes": meminfo(root, "MemTotal"),
         "emulated": os.environ.get("EDGE_EMULATED") == "1",
     }
 
 
-def temperature_c(root="/sys/class/thermal"):
+def temperature_c(root):
     """Celsius of the processor: the hottest zone named after it, else the hottest zone; None without a zone."""
     named, others = [], []
-    for zone in sorted(glob.glob(root + "/thermal_zone*")):
-        value = _number(_read(zone + "/temp"))
-        kind = (_read(zone + "/type") or "").lower()
-        # A Jetson's PMIC-Die is a constant 100 C, and a sensor that is off reads below zero.
-        if value is None or value <= 0 or "pmic" in kind:
-            continue
-        (named if any(word in kind for word in _CPU_ZONES) else others).append(value / 1000.0)
+    for zone in temperatures(root):
+        if zone["celsius"] is not None:
+            (named if any(word in zone["type"].lower() for word in _CPU_ZONES) else others).append(zone["celsius"])
     return max(named or others) if named or others else None
 
 
-def _read(path):
-    try:
-        with open(path, "rb") as stream:
-            return stream.read().replace(b"\0", b"").decode("utf-8", "replace").strip() or None
-    except OSError:
-        return None
+def temperatures(root):
+    """Every thermal zone: {"type", "celsius"}, in order. A zone without a believable value has None."""
+    found = []
+    for zone in root.glob("/sys/class/thermal/thermal_zone*"):
+        value, kind = root.number(zone + "/temp"), root.text(zone + "/type") or os.path.basename(zone)
+        # A Jetson's PMIC-Die is a constant 100 C, and a sensor that is off reads below zero.
+        believable = value is not None and value > 0 and "pmic" not in kind.lower()
+        found.append({"type": kind, "celsius": value / 1000.0 if believable else None})
+    return found
 
 
-def _number(text):
-    try:
-        return int(text)
-    except (TypeError, ValueError):
-        return None
+def throttled(root):
+    """Raspberry Pi firmware's bits as "0x50005": 0-3 now, 16-19 since boot (under-voltage, cap, throttle, heat)."""
+    name, _, bits = (root.command("vcgencmd", "get_throttled") or "").partition("=")
+    if name == "throttled" and bits:
+        return bits
+    # Last: reading it makes newer kernels log that it is deprecated.
+    bits = root.text(_FIRMWARE_THROTTLED)
+    return "0x" + bits if bits else None
+
+
+def meminfo(root, key):
+    """A line of /proc/meminfo in bytes, or None."""
+    for line in (root.text("/proc/meminfo") or "").splitlines():
+        name, _, rest = line.partition(":")
+        if name == key:
+            return int(rest.split()[0]) * 1024
+    return None
+
+
+def model(root):
+    """The device tree's model. /sys first: /proc/device-tree is only a link to it, and not on every kernel."""
+    return root.text("/sys/firmware/devicetree/base/model") or root.text("/proc/device-tree/model")
+
+
+def os_release(root):
+    """/etc/os-release as a dict."""
+    found = {}
+    for line in (root.text("/etc/os-release") or "").splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not name.startswith("#"):
+            found[name.strip()] = value.strip().strip("\"'")
+    return found
+
+
+def cpuinfo(root):
+    """The first value of every key of /proc/cpuinfo, keys in lower case."""
+    facts = {}
+    for line in (root.text("/proc/cpuinfo") or "").splitlines():
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip().lower(), value.strip())
+    return facts
 
 
 def _load():
@@ -78,51 +129,13 @@ def _load():
         return None
 
 
-def _throttled():
-    """Raspberry Pi firmware's bits as "0x50005": 0-3 now, 16-19 since boot (under-voltage, cap, throttle, heat)."""
-    try:
-        done = subprocess.run(
-            ["vcgencmd", "get_throttled"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    name, _, bits = done.stdout.decode("ascii", "replace").strip().partition("=")
-    return bits if done.returncode == 0 and name == "throttled" and bits else None
-
-
-def _meminfo(key):
-    for line in (_read("/proc/meminfo") or "").splitlines():
-        name, _, rest = line.partition(":")
-        if name == key:
-            return int(rest.split()[0]) * 1024
-    return None
-
-
-def _model():
-    """The device tree's model. /sys first: /proc/device-tree is only a link to it, and not on every kernel."""
-    return _read("/sys/firmware/devicetree/base/model") or _read("/proc/device-tree/model")
-
-
-def _cpu():
-    facts = {}
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
-        name, _, value = line.partition(":")
-        facts.setdefault(name.strip().lower(), value.strip())
+def _cpu(root):
+    facts = cpuinfo(root)
+    implementer, part = facts.get("cpu implementer", "?"), facts.get("cpu part")
+    if part is not None and (implementer, part) in _PARTS:
+        return _PARTS[implementer, part]
     if "model name" in facts:
         return facts["model name"]
-    if "cpu part" in facts:
-        return "ARM implementer %s part %s" % (facts.get("cpu implementer", "?"), facts["cpu part"])
+    if part is not None:
+        return "ARM implementer %s part %s" % (implementer, part)
     return None
-
-
-def _system():
-    for line in (_read("/etc/os-release") or "").splitlines():
-        name, _, value = line.partition("=")
-        if name == "PRETTY_NAME":
-            return value.strip('"')
-    return platform.system()

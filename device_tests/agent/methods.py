@@ -2,12 +2,9 @@
 
 import os
 
-from device_tests.agent import environment, measuring, runners
+from device_tests.agent import environment, measuring, probing, runtimes
 from device_tests.agent.protocol import PROTOCOL, Deadline, Refusal
-from device_tests.agent.supervisor import Child
 from device_tests.agent.work import Folders
-
-PROBE_S = 60
 
 
 class Agent:
@@ -18,7 +15,7 @@ class Agent:
 
     def methods(self):
         """Name -> function(params, deadline, event)."""
-        return {
+        found = {
             "hello": self.hello,
             "have": self.have,
             "verify": self.verify,
@@ -26,13 +23,15 @@ class Agent:
             "infer": self.infer,
             "forget": self.forget,
         }
+        found.update(probing.methods(self))
+        return found
 
     def hello(self, params, deadline, _event):
         """Says what this board is. Params: workdir."""
         if self.folders is None:
             self.folders = Folders(params["workdir"])
         found = dict(environment.identity(), protocol=PROTOCOL, pid=os.getpid(), work=self.folders.root)
-        return dict(found, **_runtimes(deadline))
+        return dict(found, **runtimes.importable(deadline))
 
     def have(self, params, _deadline, _event):
         """Which of `sha256` are here, content checked."""
@@ -74,19 +73,3 @@ class Agent:
 
     def _inputs(self, params):
         return dict(params["inputs"], path=self._folders().blob(params["inputs"]["sha256"]))
-
-
-def _runtimes(deadline):
-    """Each runtime imported in a process of its own: one that crashes on import is an answer, too."""
-    found = {"runners": [], "runtimes": {}, "missing": {}, "numpy": None}
-    for name in runners.names():
-        with Child() as child:
-            try:
-                probed = child.call("probe", {"runner": name}, Deadline(min(PROBE_S, deadline.remaining_s)))
-            except Refusal as refusal:
-                found["missing"][name] = refusal.message
-                continue
-            found["runners"].append(name)
-            found["runtimes"].update(probed["packages"])
-            found["numpy"] = probed["numpy"]
-    return found

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from device_tests.agent import environment
+from device_tests.agent.reading import Root
 
 
 def zone(root: Path, number: int, kind: str, millidegrees: str) -> None:
-    folder = root / f"thermal_zone{number}"
+    folder = root / "sys/class/thermal" / f"thermal_zone{number}"
     folder.mkdir(parents=True)
     (folder / "type").write_text(kind + "\n")
     (folder / "temp").write_text(millidegrees + "\n")
@@ -20,7 +21,7 @@ def zone(root: Path, number: int, kind: str, millidegrees: str) -> None:
 def test_the_processors_zone_is_the_temperature(tmp_path: Path):
     zone(tmp_path, 0, "battery", "90000")
     zone(tmp_path, 1, "cpu-thermal", "51234")
-    assert environment.temperature_c(str(tmp_path)) == 51.234
+    assert environment.temperature_c(Root(str(tmp_path))) == 51.234
 
 
 def test_a_jetsons_constant_and_switched_off_sensors_do_not_count(tmp_path: Path):
@@ -28,11 +29,11 @@ def test_a_jetsons_constant_and_switched_off_sensors_do_not_count(tmp_path: Path
     zone(tmp_path, 1, "GPU-therm", "-256000")
     zone(tmp_path, 2, "AUX-therm", "40000")
     zone(tmp_path, 3, "CPU-therm", "broken")
-    assert environment.temperature_c(str(tmp_path)) == 40.0
+    assert environment.temperature_c(Root(str(tmp_path))) == 40.0
 
 
 def test_no_zone_is_none(tmp_path: Path):
-    assert environment.temperature_c(str(tmp_path)) is None
+    assert environment.temperature_c(Root(str(tmp_path))) is None
 
 
 @pytest.mark.parametrize(
