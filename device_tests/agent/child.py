@@ -11,9 +11,10 @@ PROGRESS_S = 0.5
 
 
 class Child:
-    """The methods the agent calls."""
+    """The methods the agent calls. `clock` tells nanoseconds; a scripted board has one of its own."""
 
-    def __init__(self):
+    def __init__(self, clock=timing.now_ns):
+        self._clock = clock
         self._runner = None
         self._samples = None
         self._timed = []
@@ -56,14 +57,16 @@ class Child:
         """Runs until the median stands still. Result: nanoseconds, whether it did, the clock's own cost."""
         self._timed = self._samples.timed(self._runner.input_dtype, self._runner.input_quantization)
         with _no_collection():
-            samples, flat = timing.warm_up(self._timed_run(), params["max_s"])
+            samples, flat = timing.warm_up(self._timed_run(), params["max_s"], self._clock)
         self._runs = len(samples)
-        return {"ns": samples, "flat": flat, "overhead_ns": timing.overhead_ns()}
+        return {"ns": samples, "flat": flat, "overhead_ns": timing.overhead_ns(clock=self._clock)}
 
     def window(self, params, _deadline, _event):
         """One turn. Result: nanoseconds of the runs kept apart and of the timed ones."""
         with _no_collection():
-            rewarm, samples = timing.window(self._timed_run(), self._runs, params["runs"], params["seconds"])
+            rewarm, samples = timing.window(
+                self._timed_run(), self._runs, params["runs"], params["seconds"], self._clock
+            )
         self._runs += len(rewarm) + len(samples)
         return {"rewarm_ns": rewarm, "ns": samples}
 
@@ -98,7 +101,7 @@ class Child:
         return {"files": [writer.finish() for writer in writers]}
 
     def _timed_run(self):
-        runner, samples, clock = self._runner, self._timed, timing.now_ns
+        runner, samples, clock = self._runner, self._timed, self._clock
         count = len(samples)
 
         def run(index):

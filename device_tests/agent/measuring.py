@@ -18,18 +18,20 @@ class Turn:
         error: why it left, as an answer's "error"; None while it is well.
     """
 
-    def __init__(self, asked, limit_s, stack):
+    def __init__(self, asked, limit_s, stack, start=Child):
         """Takes an artifact in.
 
         Args:
             asked: {"path", "runner", "sha256"}.
             limit_s: seconds it may use over all its steps.
             stack: ends its child in the end.
+            start: makes the child, see `supervisor.Child`.
         """
         self.error = None
         self._asked = asked
         self._limit_s = limit_s
         self._stack = stack
+        self._start = start
         self._child = None
         self._loaded = {}
         self._warm = {}
@@ -104,7 +106,7 @@ class Turn:
         deadline = Deadline(self._limit_s)
         try:
             if self._child is None:
-                self._child = self._stack.enter_context(Child(watch_for=XNNPACK_LOG))
+                self._child = self._stack.enter_context(self._start(watch_for=XNNPACK_LOG))
             return self._child.call(method, params, deadline, event)
         except Refusal as refusal:
             self.error = refusal.as_dict()
@@ -115,7 +117,7 @@ class Turn:
             self._limit_s = deadline.remaining_s
 
 
-def measure(asked, inputs, protocol, folder, event):
+def measure(asked, inputs, protocol, folder, event, start=Child, snapshot=environment.snapshot):
     """Latency, then outputs, of every artifact.
 
     Args:
@@ -124,6 +126,8 @@ def measure(asked, inputs, protocol, folder, event):
         protocol: keyed as `edgesmith.types.MeasureProtocol`.
         folder: where arrays are written.
         event: progress.
+        start: makes the process that holds an artifact; a scripted board has another.
+        snapshot: the board's state now.
 
     Returns:
         {"before", "after": board state, "artifacts": per artifact a result or {"error": ...}}.
@@ -132,19 +136,19 @@ def measure(asked, inputs, protocol, folder, event):
     runs, seconds = math.ceil(protocol["min_runs"] / windows), protocol["min_seconds"] / windows
     steps = Steps(event, len(asked) * (windows + 3))
     with contextlib.ExitStack() as stack:
-        turns = [Turn(one, protocol["timeout_seconds"], stack) for one in asked]
+        turns = [Turn(one, protocol["timeout_seconds"], stack, start) for one in asked]
         for turn in turns:
             turn.load(inputs, protocol["threads"])
             steps.done("load")
         for turn in turns:
             turn.warm_up(protocol["warmup_max_seconds"])
             steps.done("warm-up")
-        before = environment.snapshot()
+        before = snapshot()
         for number in range(windows):
             for turn in turns:
                 turn.window(runs, seconds)
                 steps.done("window %d of %d" % (number + 1, windows))
-        after = environment.snapshot()
+        after = snapshot()
         places = [os.path.join(folder, str(number)) for number in range(len(turns))]
         for turn, place in zip(turns, places):
             os.mkdir(place)
@@ -154,11 +158,11 @@ def measure(asked, inputs, protocol, folder, event):
     return {"before": before, "after": after, "artifacts": found}
 
 
-def infer(asked, inputs, threads, folder, deadline, event):
+def infer(asked, inputs, threads, folder, deadline, event, start=Child):
     """Outputs of one artifact, untimed. Result: {"files", "output_quantization", "runner"}."""
     steps = Steps(event, 1)
     with contextlib.ExitStack() as stack:
-        turn = Turn(asked, deadline.remaining_s, stack)
+        turn = Turn(asked, deadline.remaining_s, stack, start)
         turn.load(inputs, threads)
         turn.outputs(folder, steps.within)
         if turn.error is not None:

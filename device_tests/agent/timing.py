@@ -21,12 +21,12 @@ FLAT_WITHIN = 0.10
 REWARM_RUNS = 3
 
 
-def overhead_ns(pairs=1001):
+def overhead_ns(pairs=1001, clock=now_ns):
     """Median cost of reading the clock twice; part of every sample, stated and not subtracted."""
     gaps = []
     for _ in range(pairs):
-        start = now_ns()
-        gaps.append(now_ns() - start)
+        start = clock()
+        gaps.append(clock() - start)
     return median(gaps)
 
 
@@ -41,7 +41,7 @@ def is_flat(medians):
     return len(last) == FLAT_BLOCKS and max(last) - min(last) <= FLAT_WITHIN * min(last)
 
 
-def warm_up(run, max_s):
+def warm_up(run, max_s, clock=now_ns):
     """Runs until the moving median is flat.
 
     A block is at least `BLOCK_RUNS` runs and `BLOCK_S` seconds. Flat: see `is_flat`.
@@ -49,23 +49,24 @@ def warm_up(run, max_s):
     Args:
         run: called with a sample's index; returns the nanoseconds it took.
         max_s: stop here, flat or not.
+        clock: nanoseconds; another one where a board is scripted.
 
     Returns:
         (nanoseconds of every run, whether it became flat).
     """
     samples, medians = [], []
-    end = now_ns() + int(max_s * 1e9)
+    end = clock() + int(max_s * 1e9)
     while True:
-        block = _at_least(run, len(samples), BLOCK_RUNS, BLOCK_S)
+        block = _at_least(run, len(samples), BLOCK_RUNS, BLOCK_S, clock)
         samples += block
         medians.append(median(block))
         if is_flat(medians):
             return samples, True
-        if now_ns() >= end:
+        if clock() >= end:
             return samples, False
 
 
-def window(run, first, runs, seconds):
+def window(run, first, runs, seconds, clock=now_ns):
     """One turn of an artifact.
 
     Its first `REWARM_RUNS` runs find caches that another artifact has filled: they are kept apart.
@@ -74,12 +75,12 @@ def window(run, first, runs, seconds):
         (nanoseconds of the runs kept apart, nanoseconds of the timed runs).
     """
     rewarm = [run(first + index) for index in range(REWARM_RUNS)]
-    return rewarm, _at_least(run, first + REWARM_RUNS, runs, seconds)
+    return rewarm, _at_least(run, first + REWARM_RUNS, runs, seconds, clock)
 
 
-def _at_least(run, first, runs, seconds):
+def _at_least(run, first, runs, seconds, clock):
     taken = []
-    end = now_ns() + int(seconds * 1e9)
-    while len(taken) < runs or now_ns() < end:
+    end = clock() + int(seconds * 1e9)
+    while len(taken) < runs or clock() < end:
         taken.append(run(first + len(taken)))
     return taken
