@@ -8,17 +8,34 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def safe_name(text: str) -> str:
+    """`text` as one part of a file name: it never leaves its folder, and means nothing to a shell.
+
+    What is harmless stays as it is; anything else is replaced, with a hash so that two texts never share a file.
+    """
+    if _SAFE_NAME.fullmatch(text):
+        return text
+    kept = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:80]
+    digest = sha256_bytes(text.encode("utf-8", "surrogatepass"))[:8]
+    return f"{kept}-{digest}" if kept else digest
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it is synced and renamed over `path`, else removed."""
+    """Yields a temporary path beside `path`; on success it is synced and renamed over `path`, else removed.
+
+    A file that was there keeps its mode.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
@@ -27,7 +44,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield part
         with part.open("rb") as written:
             os.fsync(written.fileno())
-        part.chmod(0o644)
+        part.chmod(path.stat().st_mode & 0o777 if path.is_file() else 0o644)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

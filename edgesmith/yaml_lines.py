@@ -84,11 +84,19 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+class _RepeatedKey(Exception):
+    def __init__(self, key: str, first: int, line: int) -> None:
+        self.key, self.first, self.line = key, first, line
+
+
 def _index_lines(node: yaml.Node, at: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             path = (*at, key.value)
-            lines[path] = key.start_mark.line + 1
+            line = key.start_mark.line + 1
+            if path in lines:
+                raise _RepeatedKey(key.value, lines[path], line)
+            lines[path] = line
             _index_lines(value, path, lines)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
@@ -110,18 +118,33 @@ def read(path: Path, *, what: str, hint: str = "") -> Document:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        value = yaml.safe_load(text)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such {what} file.", next_step=hint) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: the {what} file cannot be read: {error}.") from None
+    return parse(path, text, what=what)
+
+
+def parse(path: Path, text: str, *, what: str) -> Document:
+    """Reads a YAML mapping that is, or will be, the text of `path`.
+
+    Raises:
+        ConfigError: not YAML, not a mapping, or a key that is there twice: YAML would silently take the last.
+    """
+    lines: dict[tuple[str | int, ...], int] = {}
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        value = yaml.safe_load(text)
+        if node is not None:
+            _index_lines(node, (), lines)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}.") from None
-    if not isinstance(value, dict) or node is None:
+    except (ValueError, RecursionError) as error:  # a date that does not exist; an alias of itself
+        raise ConfigError(f"{path}: not valid YAML: {error}.") from None
+    except _RepeatedKey as error:
+        raise ConfigError(f"{path}:{error.line}: '{error.key}' is there twice, first in line {error.first}.") from None
+    if not isinstance(value, dict):
         raise ConfigError(f"{path}: the {what} file must hold keys and values, it holds {type(value).__name__}.")
-    lines: dict[tuple[str | int, ...], int] = {}
-    _index_lines(node, (), lines)
     return Document(path, value, lines)

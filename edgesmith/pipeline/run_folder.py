@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgesmith.errors import InfrastructureError, InputError
-from edgesmith.files import write_text
+from edgesmith.files import safe_name, write_text
 from edgesmith.result import Result, read_result
 
 LATEST = "latest"
@@ -64,7 +64,7 @@ class RunFolder:
             inputs: what it works on, by hash, one a line.
         """
         self._steps += 1
-        folder = self.path / f"{self._steps:02d}-{label}"
+        folder = self.path / f"{self._steps:02d}-{safe_name(label)}"
         folder.mkdir(exist_ok=True)
         lines = [shlex.join(command), *(f"# {line}" for line in inputs)]
         write_text(folder / "command.txt", "\n".join(lines) + "\n")

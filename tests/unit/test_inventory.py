@@ -62,7 +62,7 @@ def test_an_unknown_device_gets_a_suggestion_and_a_place(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"devices\.yaml:1: no device 'pi5-lap'; did you mean 'pi5-lab'\?"):
         known.get("pi5-lap")
     with pytest.raises(
-        ConfigError, match=r"no device 'xavier'; known devices: local, pi5-lab\.\nAdd it to devices\.yaml"
+        ConfigError, match=r"no device 'xavier'; known devices: local, pi5-lab\.\nAdd it: `edgesmith devices add xavier"
     ):
         known.get("xavier")
     with pytest.raises(ConfigError, match=r"there is no devices\.yaml: no device 'xavier'"):
@@ -93,7 +93,8 @@ def test_local_takes_no_entry(tmp_path: Path):
 
 
 def test_a_host_is_needed(tmp_path: Path):
-    assert refusal(tmp_path, "devices:\n  pi: {user: pi}\n") == "devices.yaml:2: 'devices.pi.host' is missing."
+    told = refusal(tmp_path, "devices:\n  pi: {user: pi}\n")
+    assert told.startswith("devices.yaml:2: 'devices.pi': needs `host:`, an address or a Host alias of ~/.ssh/config")
 
 
 def test_the_file_beside_the_config_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
