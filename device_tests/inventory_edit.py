@@ -152,7 +152,7 @@ def _pair(node: yaml.Node | None, key: str) -> tuple[yaml.Node, yaml.Node]:
 def _last_index(text: str, node: yaml.Node) -> int:
     """Where the last thing written inside `node` ends. A block's own end is that of the comments after it."""
     if isinstance(node, yaml.MappingNode) and not node.flow_style:
-        return max(max(k.end_mark.index, _last_index(text, v)) for k, v in node.value)
+        return max(max(int(k.end_mark.index), _last_index(text, v)) for k, v in node.value)
     if isinstance(node, yaml.SequenceNode) and not node.flow_style:
         return max(_last_index(text, item) for item in node.value)
     end: int = node.end_mark.index

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncssh
 
@@ -25,6 +26,22 @@ _PLAIN_HOST_KEYS = (
 )
 
 Trusted = Sequence[Sequence[Any]]
+ReachedT = TypeVar("ReachedT")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostKey:
+    """What a host shows, and what is known of it here.
+
+    Attributes:
+        type: its algorithm, "ssh-ed25519".
+        fingerprint: "SHA256:...".
+        known: fingerprints that the pin or known_hosts trust for this host; empty where it is unknown.
+    """
+
+    type: str
+    fingerprint: str
+    known: tuple[str, ...]
 
 
 class HostTrust:
@@ -85,13 +102,42 @@ async def log_in(device: Device, deadline: Deadline, extra: Mapping[str, Any]) -
     """
     options = _options(device, extra)
     known = _known_hosts(device, options)
+
+    async def attempt(trust: HostTrust) -> asyncssh.SSHClientConnection:
+        return await asyncssh.connect(**options, known_hosts=trust.match, client_factory=trust.client)
+
+    return await _persistently(device, deadline, known, attempt)
+
+
+async def host_key(device: Device, deadline: Deadline, extra: Mapping[str, Any]) -> HostKey:
+    """The key a host shows, without logging in and without trusting it: for a person to compare.
+
+    Raises:
+        ConfigError, BoardError, ConnectionLost: as `log_in`.
+    """
+    options = _options(device, extra)
+    known = _known_hosts(device, options)
+    asked = {key: options[key] for key in ("host", "port", "config") if key in options}
+
+    async def attempt(trust: HostTrust) -> HostKey:
+        key = await asyncssh.get_server_host_key(**asked, server_host_key_algs=list(_PLAIN_HOST_KEYS))
+        if key is None:
+            raise asyncssh.KeyExchangeFailed("it shows no host key")
+        meant = asyncssh.SSHClientConnectionOptions(**options)
+        trust.match(meant.host_key_alias or meant.host, "", None if meant.port == 22 else meant.port)
+        return HostKey(type=key.get_algorithm(), fingerprint=key.get_fingerprint(), known=trust.expected)
+
+    return await _persistently(device, deadline, known, attempt)
+
+
+async def _persistently(
+    device: Device, deadline: Deadline, known: Sequence[str], attempt: Callable[[HostTrust], Awaitable[ReachedT]]
+) -> ReachedT:
+    """Tries again after what may pass; other errors, and the last one, are told in our terms."""
     for pause in (*_PAUSES_S, None):
         trust = HostTrust(device.host_key, known)
         try:
-            return await asyncio.wait_for(
-                asyncssh.connect(**options, known_hosts=trust.match, client_factory=trust.client),
-                min(_ATTEMPT_S, deadline.remaining_s),
-            )
+            return await asyncio.wait_for(attempt(trust), min(_ATTEMPT_S, deadline.remaining_s))
         except (OSError, asyncssh.Error, ValueError) as error:
             told = _explain(device, error, trust)
             if pause is None or not isinstance(told, ConnectionLost) or deadline.remaining_s <= pause:
