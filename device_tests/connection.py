@@ -66,6 +66,10 @@ class Connection(Protocol):
     def address(self) -> str:
         """Where it leads, for messages: "pi@10.0.0.7:22" or "local"."""
 
+    @property
+    def rate(self) -> float | None:
+        """Bytes per second that uploads over this link reach; None where not known, or where there is no link."""
+
     def run(self, argv: Sequence[str], deadline: Deadline, stdin: bytes = b"") -> CommandResult:
         """Runs a program to its end. Arguments are passed as they are: no shell sees them unquoted.
 
@@ -77,16 +81,25 @@ class Connection(Protocol):
     def spawn(self, argv: Sequence[str], deadline: Deadline) -> Process:
         """Starts a program that stays."""
 
-    def put(self, local: Path, remote: str, deadline: Deadline, sent: Callable[[int], None] | None = None) -> int:
+    def put(
+        self,
+        local: Path,
+        remote: str,
+        deadline: Deadline,
+        sent: Callable[[int], None] | None = None,
+        skipped: Callable[[int], None] | None = None,
+    ) -> int:
         """Copies a file there: to `remote`.part first, renamed when whole. Makes the folders on the way.
 
-        A `.part` that a cut link left is gone on with: name `remote` after the content, and verify it afterwards.
+        A `.part` that a cut link left is gone on with: name `remote` after the content, and verify it afterwards. It
+        stays when the link is lost or the deadline passes, and is removed when the board refuses.
 
         Args:
             local: the file here.
             remote: the path there.
             deadline: for the whole transfer.
-            sent: told the bytes as they go.
+            sent: told the bytes as they go over the link.
+            skipped: told once, before them, the bytes that are there already; not called where there are none.
 
         Returns:
             Bytes that went over the link in this call.
@@ -97,6 +110,9 @@ class Connection(Protocol):
 
     def get(self, remote: str, local: Path, deadline: Deadline) -> None:
         """Copies a file here, whole or not at all."""
+
+    def abort(self) -> None:
+        """Cuts the link at once, from any thread: what waits on it raises ConnectionLost. `close` is still called."""
 
     def close(self) -> None:
         """Ends the link and what runs over it. Safe to call twice."""

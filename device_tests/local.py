@@ -18,7 +18,7 @@ from typing import IO, Self
 
 from device_tests.connection import CommandResult, ended_error
 from device_tests.deadline import Deadline
-from edgesmith.errors import BoardError, ConnectionLost, DeadlineExceeded
+from edgesmith.errors import BoardError, ConnectionLost, DeadlineExceeded, InfrastructureError
 
 _CHUNK = 1 << 20
 _NOT_FOUND = 127
@@ -33,11 +33,19 @@ class Local:
         self._root = root.resolve()
         self._root.mkdir(parents=True, exist_ok=True)
         self._running: list[LocalProcess] = []
+        self._open: set[subprocess.Popen[bytes]] = set()
+        self._lock = threading.Lock()
+        self._aborted = False
 
     @property
     def address(self) -> str:
         """See `Connection.address`."""
         return "local"
+
+    @property
+    def rate(self) -> None:
+        """See `Connection.rate`: there is no link."""
+        return
 
     def run(self, argv: Sequence[str], deadline: Deadline, stdin: bytes = b"") -> CommandResult:
         """See `Connection.run`. A program that is not there is exit status 127, as a shell says it."""
@@ -52,6 +60,7 @@ class Local:
                 _kill_group(process)
                 process.communicate()
                 raise DeadlineExceeded(f"local: '{argv[0]}' did not end in time; it was killed.") from None
+        self._check_not_aborted(f"local: '{argv[0]}'")
         return _result(process.returncode, stdout, stderr)
 
     def spawn(self, argv: Sequence[str], deadline: Deadline) -> LocalProcess:
@@ -62,20 +71,35 @@ class Local:
         """
         deadline.check(f"local: starting '{argv[0]}'")
         try:
-            process = LocalProcess(self._popen(argv), argv[0])
+            process = LocalProcess(self._popen(argv), argv[0], self._check_not_aborted)
         except OSError as error:
             raise BoardError(f"local: '{argv[0]}' could not be started: {error}.") from None
         self._running.append(process)
         return process
 
-    def put(self, local: Path, remote: str, deadline: Deadline, sent: Callable[[int], None] | None = None) -> int:
-        """See `Connection.put`."""
-        self._copy(local, self._root / remote, deadline, sent)
-        return local.stat().st_size
+    def put(
+        self,
+        local: Path,
+        remote: str,
+        deadline: Deadline,
+        sent: Callable[[int], None] | None = None,
+        skipped: Callable[[int], None] | None = None,
+    ) -> int:
+        """See `Connection.put`. Starts anew each time: no link is in between that could be cut."""
+        del skipped
+        return self._copy(local, self._root / remote, deadline, sent)
 
     def get(self, remote: str, local: Path, deadline: Deadline) -> None:
         """See `Connection.get`."""
         self._copy(self._root / remote, local, deadline, None)
+
+    def abort(self) -> None:
+        """See `Connection.abort`. Ends what runs."""
+        with self._lock:
+            self._aborted = True
+            for process in self._open:
+                if process.poll() is None:
+                    _kill_group(process)
 
     def close(self) -> None:
         """See `Connection.close`."""
@@ -91,41 +115,55 @@ class Local:
         self.close()
 
     def _popen(self, argv: Sequence[str]) -> subprocess.Popen[bytes]:
-        # A session of its own: Ctrl-C reaches us, and we end it in order.
-        return subprocess.Popen(
-            list(argv),
-            cwd=self._root,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        with self._lock:
+            self._check_not_aborted(f"local: '{argv[0]}'")
+            # A session of its own: Ctrl-C reaches us, and we end it in order.
+            process = subprocess.Popen(
+                list(argv),
+                cwd=self._root,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+            self._open = {process, *(one for one in self._open if one.poll() is None)}
+        return process
 
-    def _copy(self, source: Path, target: Path, deadline: Deadline, sent: Callable[[int], None] | None) -> None:
+    def _check_not_aborted(self, doing: str) -> None:
+        if self._aborted:
+            raise ConnectionLost(f"{doing}: the connection was cut.")
+
+    def _copy(self, source: Path, target: Path, deadline: Deadline, sent: Callable[[int], None] | None) -> int:
         part = target.with_name(target.name + ".part")
+        copied = 0
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with source.open("rb") as reader, part.open("wb") as writer:
                 while chunk := reader.read(_CHUNK):
                     deadline.check(f"local: copying {source.name}")
+                    self._check_not_aborted(f"local: copying {source.name}")
                     writer.write(chunk)
+                    copied += len(chunk)
                     if sent is not None:
                         sent(len(chunk))
             part.replace(target)
         except OSError as error:
             part.unlink(missing_ok=True)
             raise BoardError(f"local: {target}: {_reason(error, target)}.") from None
-        except DeadlineExceeded:
+        except InfrastructureError:
             part.unlink(missing_ok=True)
             raise
+        return copied
 
 
 class LocalProcess:
     """Fulfils `connection.Process`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], name: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], name: str, check: Callable[[str], None]) -> None:
+        """Takes over a process; `check` raises once its connection was cut."""
         self._process = process
         self._name = name
+        self._check = check
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._tail: collections.deque[bytes] = collections.deque(maxlen=40)
         self._readers = [
@@ -193,6 +231,7 @@ class LocalProcess:
 
     def _ended(self) -> BoardError:
         ended = self.close(Deadline.after(2))
+        self._check(f"local: '{self._name}'")
         return ended_error(f"local: '{self._name}'", ended)
 
 

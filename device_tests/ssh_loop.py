@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import functools
 import logging
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import asyncssh
@@ -36,12 +37,22 @@ class LoopThread:
             DeadlineExceeded: names `doing`.
         """
         future = asyncio.run_coroutine_threadsafe(_bounded(work, deadline), self._loop)
+        # A TimeoutError of the work itself comes as a result: only what is left is the end of our own patience.
+        concurrent.futures.wait([future], deadline.remaining_s + _SLACK_S)
         try:
-            return future.result(deadline.remaining_s + _SLACK_S)
+            return future.result(0)
         except _OutOfTimeError:
             raise DeadlineExceeded(f"{doing}: no answer in time.") from None
+        except TimeoutError:
+            if future.done():
+                raise
+            raise DeadlineExceeded(f"{doing}: no answer in time, and no way to stop waiting for one.") from None
         finally:
             future.cancel()
+
+    def soon(self, work: Callable[[], object]) -> None:
+        """Runs `work` on the loop as soon as it gets to it; waits for nothing."""
+        self._loop.call_soon_threadsafe(work)
 
     def stop(self) -> None:
         """Ends loop and thread."""
