@@ -1,0 +1,217 @@
+"""Releases on the board: staged beside the one that answers, checked, switched to in one step, undone where they fail.
+
+Nothing here can leave the board without a model that answers. A release is checked under its temporary name first.
+The switch is noted before it is made, and undone when its own check fails, when the agent has to leave, or by the
+next agent after a power cut.
+"""
+
+import contextlib
+import os
+import shutil
+import threading
+
+from device_tests.agent import release_folder
+from device_tests.agent.protocol import Deadline, Refusal
+from device_tests.agent.release_folder import MANIFEST, ReleaseFolder, check_files, checked_name, manifest, sync
+from device_tests.agent.smoke import smoke
+
+
+class _Unfinished:
+    """The folders where this agent may have left something, and the lock under which it changes them.
+
+    The agent leaves in a thread of its own, while its main thread may be at work: from then on that changes nothing.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._folders = {}
+        self._leaving = False
+
+    @contextlib.contextmanager
+    def changing(self, folder):
+        """For the main thread's changes."""
+        with self._lock:
+            if self._leaving:
+                raise Refusal("leaving", "the agent is leaving")
+            self._folders[folder.path] = folder
+            yield
+
+    def abandon(self):
+        """Undoes what is unfinished, for good."""
+        with self._lock:
+            self._leaving = True
+            for folder in self._folders.values():
+                # What fails here is found and undone by the next agent.
+                with contextlib.suppress(OSError, Refusal):
+                    folder.go_back()
+                    folder.remove_parts()
+
+
+_UNFINISHED = _Unfinished()
+
+
+def abandon():
+    """Undoes switches that are not confirmed and removes what is staged: this agent is leaving."""
+    _UNFINISHED.abandon()
+
+
+def methods(agent):
+    """Name -> function(params, deadline, event), for `Agent.methods`."""
+    releasing = Releasing(agent)
+    return {
+        "release_list": releasing.list,
+        "release_stage": releasing.stage,
+        "release_smoke": releasing.smoke,
+        "release_switch": releasing.switch,
+        "release_discard": releasing.discard,
+        "release_remove": releasing.remove,
+    }
+
+
+class Releasing:
+    """The methods. Every one takes `root`, the folder of all releases, and the model's `name`."""
+
+    def __init__(self, agent):
+        self._agent = agent
+
+    def list(self, params, _deadline, _event):
+        """What is there, of one `name` or, where it is None, of all. Changes nothing."""
+        root = release_folder.releases_root(params["root"])
+        wanted = release_folder.names(root) if params.get("name") is None else [params["name"]]
+        return {"root": root, "models": [_listed(ReleaseFolder(root, name)) for name in wanted]}
+
+    def stage(self, params, _deadline, _event):
+        """Makes a release under its temporary name from verified uploads; what an earlier agent left there goes.
+
+        Params: `version`, `manifest`: sha256 of the upload that names all others.
+        """
+        folder, version = _folder(params), params["version"]
+        part = folder.part(version)
+        with _UNFINISHED.changing(folder):
+            folder.create()
+            recovered = folder.go_back() + folder.remove_parts()
+            if folder.has(version):
+                raise Refusal("exists", "%s has a release %s already" % (folder.path, version))
+            os.mkdir(part)
+        try:
+            self._fill(part, folder.name, version, params["manifest"])
+        except BaseException:
+            release_folder.remove_folder(part)
+            raise
+        return {"recovered": recovered, "path": part}
+
+    def smoke(self, params, deadline, event):
+        """Checks the release `version`, staged or an earlier one; it need not be current."""
+        folder, version = _folder(params), params["version"]
+        staged = folder.part(version)
+        return self._smoke(staged if os.path.isdir(staged) else folder.folder(version), deadline, event)
+
+    def switch(self, params, deadline, event):
+        """Makes `version`, staged or an earlier one, current, and checks it as applications open it.
+
+        Where that check fails, the one before is current again before the answer goes out.
+        """
+        folder, version = _folder(params), params["version"]
+        try:
+            with _UNFINISHED.changing(folder):
+                recovered = folder.go_back()
+                before = folder.current()
+                fresh = not folder.has(version)
+                if fresh and not os.path.isdir(folder.part(version)):
+                    raise Refusal("not-found", "there is no release %s of %s" % (version, folder.name))
+                folder.begin(version, before, fresh)
+                if fresh:
+                    os.rename(folder.part(version), folder.folder(version))
+                folder.point(version)
+            found = self._smoke(folder.current_path, deadline, event)
+        except BaseException:
+            with _UNFINISHED.changing(folder):
+                folder.go_back()
+            raise
+        with _UNFINISHED.changing(folder):
+            if found["passed"]:
+                folder.confirm()
+            else:
+                folder.go_back()
+        return dict(found, current=folder.current(), before=before, recovered=recovered)
+
+    def discard(self, params, _deadline, _event):
+        """Removes what is staged and not switched to."""
+        folder = _folder(params)
+        with _UNFINISHED.changing(folder):
+            return {"removed": folder.remove_parts()}
+
+    def remove(self, params, _deadline, _event):
+        """Removes the release `version`; never the current one, nor the one to go back to."""
+        folder, version = _folder(params), params["version"]
+        if version in (folder.current(), folder.previous()):
+            raise Refusal("in-use", "%s is the current release of %s, or the one before it" % (version, folder.name))
+        if not folder.has(version):
+            raise Refusal("not-found", "there is no release %s of %s" % (version, folder.name))
+        folder.remove(version)
+        return {}
+
+    def _fill(self, part, name, version, sha256):
+        self._take(part, MANIFEST, sha256)
+        told = manifest(part)
+        if (told["name"], told["version"]) != (name, version):
+            raise Refusal("damaged", "the manifest is that of %s %s" % (told["name"], told["version"]))
+        for file in told["files"]:
+            self._take(part, file["file"], file["sha256"])
+        check_files(part, told)
+        sync(part)
+        sync(os.path.dirname(part))
+
+    def _take(self, part, name, sha256):
+        """A hard link to the upload, or a copy where the disk has no links or is another one."""
+        source, target = self._folders().blob(sha256), os.path.join(part, checked_name(name))
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+        os.chmod(target, 0o644)
+        sync(target)
+
+    def _folders(self):
+        if self._agent.folders is None:
+            raise Refusal("bad-request", "say hello first: it names the workdir")
+        return self._agent.folders
+
+    def _smoke(self, place, deadline, event):
+        told = manifest(place)
+        check_files(place, told)
+        scratch = self._folders().new()
+        # A little earlier than ours, so that the child's end is still an answer.
+        inner = Deadline(deadline.remaining_s * 0.95)
+        try:
+            return smoke(place, told, scratch, inner, event)
+        finally:
+            self._folders().forget(scratch)
+
+
+def _folder(params):
+    return ReleaseFolder(params["root"], params["name"])
+
+
+def _listed(folder):
+    """One model's releases; what is broken there is told, and hides nothing else."""
+    releases, problem, current, previous = [], None, None, None
+    for version in folder.versions():
+        try:
+            releases.append({"version": version, "manifest": manifest(folder.folder(version)), "problem": None})
+        except Refusal as refusal:
+            releases.append({"version": version, "manifest": None, "problem": refusal.message})
+    try:
+        current = folder.current()
+        previous = folder.previous()
+    except Refusal as refusal:
+        problem = refusal.message
+    return {
+        "name": folder.name,
+        "path": folder.path,
+        "current": current,
+        "previous": previous,
+        "unconfirmed": folder.unconfirmed(),
+        "problem": problem,
+        "releases": releases,
+    }
