@@ -238,9 +238,7 @@ def _about_host_key(
 ) -> EdgesmithError:
     if not trust.shown:
         return BoardError(f"{where}: its host key cannot be trusted: {error.reason}.")
-    compare = (
-        f"On the board's own console: `ssh-keygen -lf /etc/ssh/ssh_host_{trust.shown_type.split('-')[-1]}_key.pub`."
-    )
+    compare = compare_on_board(trust.shown_type)
     pin = f"`host_key: {trust.shown}` for '{device.name}' in devices.yaml"
     if trust.expected:
         return BoardError(
@@ -253,6 +251,12 @@ def _about_host_key(
         f"{where}: its host key is not known: {trust.shown_type} {trust.shown}.",
         next_step=f"Compare it. {compare} If it is the same, write {pin}, or log in once with `ssh`.",
     )
+
+
+def compare_on_board(key_type: str) -> str:
+    """How a person sees the fingerprint without the network in between."""
+    kind = next((kind for kind in ("ed25519", "ecdsa", "rsa") if kind in key_type), key_type)
+    return f"On the board's own console: `ssh-keygen -lf /etc/ssh/ssh_host_{kind}_key.pub`."
 
 
 def _about_login(device: Device, where: str) -> EdgesmithError:
