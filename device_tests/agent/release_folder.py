@@ -204,7 +204,8 @@ def manifest(folder):
         here = {checked_name(file["file"]) for file in found["files"] if _SHA256.fullmatch(file["sha256"])}
         smoke = found["smoke"]
         used = {found["model"], smoke["inputs"]} | {output["file"] for output in smoke["outputs"]}
-        whole = len(here) == len(found["files"]) and used <= here and MANIFEST not in here
+        named = isinstance(found["name"], str) and isinstance(found["version"], str)
+        whole = named and len(here) == len(found["files"]) and used <= here and MANIFEST not in here
     except (KeyError, TypeError):
         whole = False
     if not whole:
