@@ -23,6 +23,7 @@ from device_tests.deadline import Deadline
 from device_tests.ssh_loop import LoopThread
 from edgesmith.types import Device
 
+LOOPBACK = "127.0.0.1"
 _READY_S = 10.0
 _CHUNK = 1 << 16
 
@@ -84,28 +85,30 @@ class BoardKeys:
         path.chmod(0o600)
         key.write_public_key(path.with_name(path.name + ".pub"))
 
-    def trust(self, port: int) -> None:
+    def trust(self, port: int, address: str = LOOPBACK) -> None:
         """Writes known_hosts for the host key of now."""
         public = self.host.with_name("host_key.pub").read_text()
-        self.known_hosts.write_text(f"[127.0.0.1]:{port} {public}")
+        self.known_hosts.write_text(f"[{address}]:{port} {public}")
 
     @property
     def fingerprint(self) -> str:
         """Of the host key of now."""
         return asyncssh.read_public_key(self.host.with_name("host_key.pub")).get_fingerprint()
 
-    def device(self, name: str, port: int, user: str) -> Device:
+    def device(self, name: str, port: int, user: str, address: str = LOOPBACK) -> Device:
         """See `LoopbackBoard.device`."""
         return Device(
             name=name,
             transport="ssh",
-            host="127.0.0.1",
+            host=address,
             port=port,
             user=user,
             identity_file=self.user,
             known_hosts=self.known_hosts,
             python=sys.executable,
             workdir="edgesmith",
+            # Boards of one machine share its memory file system: each needs a place of its own.
+            lease_dir=str(self.folder.resolve() / "lease"),
         )
 
 
@@ -171,7 +174,7 @@ class InProcessBoard:
 
     async def _listen(self) -> None:
         self._server = await asyncssh.listen(
-            "127.0.0.1",
+            LOOPBACK,
             self.port,
             server_host_keys=[str(self.keys.host)],
             authorized_client_keys=str(self.keys.user.with_name("user_key.pub")),

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from device_tests.loopback import BoardKeys
+from device_tests.loopback import LOOPBACK, BoardKeys
 from edgesmith.types import Device
 
 SSHD = Path("/usr/sbin/sshd")  # sshd insists on being called by its absolute path
@@ -33,13 +33,23 @@ def why_no_sshd() -> str:
 class SshdBoard:
     """A real sshd as an ordinary process. Logs in as whoever runs the test. Use as a context manager."""
 
-    def __init__(self, folder: Path, *, options: Sequence[str] = (), prepare: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        options: Sequence[str] = (),
+        prepare: str = "",
+        address: str = LOOPBACK,
+        network: str = "",
+    ) -> None:
         """Writes keys and configuration.
 
         Args:
             folder: for keys and the login folder; the login user must be able to enter it.
             options: further lines of sshd_config; they win.
             prepare: shell run before sshd in a mount namespace of its own, as root: a full disk, a read-only home.
+            address: where it listens.
+            network: name of the network namespace that it runs in, which has that address; empty: the caller's.
         """
         self.home = folder / "home"
         self.home.mkdir(parents=True)
@@ -47,6 +57,8 @@ class SshdBoard:
         self.port = _free_port()
         self._options = options
         self._prepare = prepare
+        self._address = address
+        self._network = network
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -58,33 +70,34 @@ class SshdBoard:
         """See `LoopbackBoard.device`."""
         # Absolute: sshd starts programs in the user's own folder, whatever HOME says.
         return dataclasses.replace(
-            self.keys.device(name, self.port, getpass.getuser()), workdir=f"{self.home}/edgesmith"
+            self.keys.device(name, self.port, getpass.getuser(), self._address), workdir=f"{self.home}/edgesmith"
         )
 
     def drop(self) -> None:
         """See `LoopbackBoard.drop`."""
         if self._process is not None:
-            for pid in _children(self._process.pid, "sshd"):
+            for pid in self._connections(self._process.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     def new_host_key(self) -> None:
         """See `LoopbackBoard.new_host_key`."""
-        self._stop()
+        self.stop()
         self.keys.make(self.keys.host)
-        self._start()
+        self.start()
 
     def __enter__(self) -> Self:
-        self.keys.trust(self.port)
-        self._start()
+        self.keys.trust(self.port, self._address)
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop()
+        self.stop()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Listens again, at the same address."""
         folder = self.keys.folder
         config = folder / "sshd_config"
         named = {line.split()[0] for line in self._options}
@@ -94,8 +107,9 @@ class SshdBoard:
             Path("/run/sshd").mkdir(mode=0o755, parents=True, exist_ok=True)
         command = [str(SSHD), "-D", "-f", str(config), "-E", str(folder / "sshd.log")]
         if self._prepare:
-            script = f"{self._prepare}\nexec {shlex.join(command)}"
-            command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", script]
+            command = [*self._unshare(), "sh", "-ec", f"{self._prepare}\nexec {shlex.join(command)}"]
+        if self._network:
+            command = ["ip", "netns", "exec", self._network, *command]
         self._process = subprocess.Popen(
             # It dies with the thread that started it: nothing stays behind a killed test run.
             ["setpriv", "--pdeathsig", "KILL", *command],
@@ -106,9 +120,32 @@ class SshdBoard:
         )
         self._wait_for_banner()
 
+    def stop(self) -> str:
+        """The daemon and its connections are gone at once. What ran for them is told no more than the end of its stdin.
+
+        Returns:
+            What sshd, or what prepared for it, had to complain of.
+        """
+        if self._process is None:
+            return ""
+        for pid in [*children(self._process.pid, "sshd"), self._process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        _, complaint = self._process.communicate(timeout=_READY_S)
+        self._process = None
+        return complaint.decode("utf-8", "replace")
+
+    def _unshare(self) -> list[str]:
+        """What gives `prepare` namespaces of its own."""
+        return ["unshare", "--mount", "--propagation", "private"]
+
+    def _connections(self, started: int) -> list[int]:
+        """Pids of the connections, below the process that was started."""
+        return children(started, "sshd")
+
     def _lines(self) -> list[str]:
         return [
-            "ListenAddress 127.0.0.1",
+            f"ListenAddress {self._address}",
             f"Port {self.port}",
             f"HostKey {self.keys.host}",
             "PidFile none",
@@ -130,33 +167,24 @@ class SshdBoard:
     def _wait_for_banner(self) -> None:
         """Ready is the banner read: a connect alone can succeed before."""
         until = time.monotonic() + _READY_S
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as link:
+        while time.monotonic() < until and self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection((self._address, self.port), 1) as link:
                 link.settimeout(_READY_S)
                 if link.recv(4) == b"SSH-":
                     return
             time.sleep(0.02)
-        self._stop()
+        said = self.stop()
         log = self.keys.folder / "sshd.log"
-        raise RuntimeError(f"sshd did not start: {log.read_text() if log.exists() else 'no log'}")
-
-    def _stop(self) -> None:
-        if self._process is None:
-            return
-        for pid in [*_children(self._process.pid, "sshd"), self._process.pid]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self._process.communicate(timeout=_READY_S)
-        self._process = None
+        raise RuntimeError(f"sshd did not start: {said}{log.read_text() if log.exists() else ''}")
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
-def _children(pid: int, name: str) -> list[int]:
+def children(pid: int, name: str) -> list[int]:
     """Pids below `pid` whose program's name starts with `name`."""
     below: dict[int, list[int]] = {}
     names: dict[int, str] = {}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-pytest_plugins = ("tests.ssh_boards",)
+pytest_plugins = ("tests.ssh_boards", "tests.lab.fixtures")
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPECTED_SKIPS = ROOT / "tests" / "expected_skips.txt"
@@ -31,6 +32,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             f"unexpected skips (list them in {EXPECTED_SKIPS.name} with a reason): {unexpected}", red=True
         )
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_lease_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The lease of "local" while tests run: not that of whoever else uses this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGESMITH_LEASE_DIR", str(tmp_path_factory.mktemp("local") / "lease"))
+        yield
 
 
 @pytest.fixture(scope="session")
