@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from device_tests.agent.protocol import GRACE_S, MARKER, PROTOCOL, request
+from device_tests.agent.protocol import GRACE_S, HEARTBEAT, MARKER, PROTOCOL, request
 from device_tests.connection import Process
 from device_tests.deadline import Deadline
 from edgesmith.errors import BoardError, DeadlineExceeded
@@ -38,7 +39,7 @@ def last_lines(lines: object) -> str:
 
 
 class AgentClient:
-    """Asks a running agent, one question at a time."""
+    """Asks a running agent, one question at a time. Heartbeats may come from another thread meanwhile."""
 
     def __init__(self, process: Process, who: str, grace_s: float = GRACE_S) -> None:
         """Takes over a process that has just been started.
@@ -52,6 +53,7 @@ class AgentClient:
         self._who = who
         self._grace_s = grace_s
         self._next = 0
+        self._sending = threading.Lock()
 
     def wait_until_ready(self, deadline: Deadline) -> None:
         """Reads up to the agent's marker line; what a login shell prints before it is skipped.
@@ -88,7 +90,7 @@ class AgentClient:
         """
         self._next += 1
         message = request(self._next, method, dict(params), deadline.remaining_s)
-        self._process.send(json.dumps(message).encode(), deadline)
+        self._send(json.dumps(message).encode(), deadline)
         patience = Deadline(deadline.at + self._grace_s)
         while True:
             answer = self._answer(method, patience)
@@ -101,6 +103,22 @@ class AgentClient:
                 return result
             if event is not None:
                 event(answer)
+
+    def heartbeat(self, deadline: Deadline) -> None:
+        """Renews the board's lease; there is no answer.
+
+        Raises:
+            BoardError, ConnectionLost, DeadlineExceeded: it could not be sent.
+        """
+        self._send(HEARTBEAT, deadline)
+
+    def _send(self, line: bytes, deadline: Deadline) -> None:
+        if not self._sending.acquire(timeout=deadline.remaining_s):
+            raise DeadlineExceeded(f"{self._who}: the line before is still being sent.")
+        try:
+            self._process.send(line, deadline)
+        finally:
+            self._sending.release()
 
     def _answer(self, method: str, patience: Deadline) -> dict[str, Any]:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ("tests.ssh_boards", "tests.lab.fixtures")
+pytest_plugins = ("tests.ssh_boards",)
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPECTED_SKIPS = ROOT / "tests" / "expected_skips.txt"
@@ -39,6 +39,14 @@ def _own_lease_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The lease of "local" while tests run: not that of whoever else uses this machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGESMITH_LEASE_DIR", str(tmp_path_factory.mktemp("local") / "lease"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this machine remembers of boards while tests run: a board of a test is nobody's lasting quarantine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
 
 

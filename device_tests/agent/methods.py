@@ -2,16 +2,24 @@
 
 import os
 
-from device_tests.agent import environment, measuring, probing, runtimes
+from device_tests.agent import environment, measuring, probing, releasing, runtimes
+from device_tests.agent.leasing import Leasing
 from device_tests.agent.protocol import PROTOCOL, Deadline, Refusal
 from device_tests.agent.work import Folders
 
 
 class Agent:
-    """State of one session: the folders, once `hello` has named them."""
+    """State of one session.
 
-    def __init__(self):
+    Attributes:
+        folders: once `hello` has named the workdir.
+        leasing: the board's lease.
+    """
+
+    def __init__(self, leave):
+        """`leave`: ends the program in order; may be called from any thread."""
         self.folders = None
+        self.leasing = Leasing(leave)
 
     def methods(self):
         """Name -> function(params, deadline, event)."""
@@ -24,7 +32,21 @@ class Agent:
             "forget": self.forget,
         }
         found.update(probing.methods(self))
-        return found
+        found.update(releasing.methods(self))
+        found.update(self.leasing.methods())
+        return {name: self._under_lease(function) for name, function in found.items()}
+
+    def _under_lease(self, function):
+        """The same method, refused where the lease was lost before or during it: its result is nobody's."""
+
+        def checked(params, deadline, event):
+            self.leasing.check()
+            try:
+                return function(params, deadline, event)
+            finally:
+                self.leasing.check()
+
+        return checked
 
     def hello(self, params, deadline, _event):
         """Says what this board is. Params: workdir."""

@@ -1,7 +1,8 @@
 """JSON lines between the workstation and the agent, and between the agent and its children.
 
 A request is `{"id", "protocol", "method", "params", "timeout_s"}`. It is followed by any number of
-`{"id", "event", ...}` and exactly one of `{"id", "result"}` or `{"id", "error": {"code", "message", ...}}`.
+`{"id", "event", ...}` and exactly one of `{"id", "result"}` or `{"id", "error": {"code", "message", ...}}`. A line
+`{"heartbeat": true}` may stand between requests at any time; it has no answer.
 The first line of a program is `MARKER`, so that what a login shell printed before it can be told apart.
 """
 
@@ -18,6 +19,7 @@ import traceback
 PROTOCOL = 1
 MARKER = "edgesmith-agent " + str(PROTOCOL)
 GRACE_S = 10
+HEARTBEAT = b'{"heartbeat": true}'
 
 
 class Refusal(Exception):
@@ -54,17 +56,25 @@ class Deadline:
 class Lines:
     """Lines of a file descriptor, read in a thread so that waiting for one can have a deadline."""
 
-    def __init__(self, fd, at_end=None):
-        """`at_end` is called in the reading thread once the other side has closed."""
+    def __init__(self, fd, at_end=None, taken=None):
+        """Starts to read.
+
+        Args:
+            fd: where from; closed by us.
+            at_end: called in the reading thread once the other side has closed.
+            taken: called there with every line; one that it takes, by a true answer, is not for `get`.
+        """
         self._queue = queue.Queue()
         self._stream = os.fdopen(fd, "rb")
         self._at_end = at_end
+        self._taken = taken
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
     def _read(self):
         for line in self._stream:
-            self._queue.put(line)
+            if self._taken is None or not self._taken(line):
+                self._queue.put(line)
         self._queue.put(None)
         if self._at_end is not None:
             self._at_end()

@@ -7,14 +7,17 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 
 from device_tests.agent.protocol import Lines, Refusal, Tail, request
 
 _ALIVE = set()
+_ENDED = threading.Event()
 
 
-def kill_all():
-    """Ends every child of this agent: it is leaving."""
+def end_all():
+    """Ends every child of this agent, and lets it start none any more: it is leaving, or its board is another's."""
+    _ENDED.set()
     for child in list(_ALIVE):
         child.kill()
 
@@ -28,6 +31,8 @@ class Child:
 
     def __init__(self, watch_for=None):
         """`watch_for`: text whose appearance in the log is noted in `watched`."""
+        if _ENDED.is_set():
+            raise Refusal("leaving", "the agent has ended its work")
         self._process = subprocess.Popen(
             [sys.executable, "-u", sys.argv[0], "--child"],
             stdin=subprocess.PIPE,
@@ -41,6 +46,8 @@ class Child:
         self.log = _Watch(os.dup(self._process.stderr.fileno()), watch_for)
         self._next = 0
         _ALIVE.add(self)
+        if _ENDED.is_set():
+            self.kill()
 
     def call(self, method, params, deadline, event=None):
         """Asks the child and waits for its answer.
