@@ -27,10 +27,6 @@ def connect(device: Device, deadline: Deadline, local_root: Path) -> Connection:
         from device_tests.fake import FakeConnection
 
         return FakeConnection(device)
-    if device.transport == "fake":
-        from device_tests.fake import FakeConnection
-
-        return FakeConnection(device)
     from device_tests.ssh import Ssh
 
     return Ssh(device, deadline)
