@@ -1,31 +1,32 @@
-"""Reaching a board by SSH: whose key to trust, what to offer, when to try again, and what to say when it fails."""
+"""Reaching a board by SSH, over its jump hosts where it has some: what is offered, and when it is tried again."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncssh
 
 from device_tests.deadline import Deadline
-from edgesmith.errors import BoardError, ConfigError, ConnectionLost, EdgesmithError
+from device_tests.inventory_fields import check_host
+from device_tests.ssh_explain import Hop, address, compare_on_board, explain, unusable
+from device_tests.ssh_jump import check_way, jump_of
+from device_tests.ssh_trust import PLAIN_HOST_KEYS, HostTrust, known_hosts_files
+from edgesmith.errors import ConfigError, ConnectionLost
 from edgesmith.types import Device
+
+__all__ = ["HostKey", "address", "compare_on_board", "host_key", "log_in"]
 
 _PAUSES_S = (0.5, 2.0)
 _ATTEMPT_S = 10.0
-# Without certificates: a pin names a plain key.
-_PLAIN_HOST_KEYS = (
-    "ssh-ed25519",
-    *(f"ecdsa-sha2-nistp{bits}" for bits in (256, 384, 521)),
-    *(f"rsa-sha2-{bits}" for bits in (512, 256)),
-)
+_OF_THE_WAY = ("host", "port", "config", "tunnel", "proxy_command")
+_TO_TELL_S = 0.2
+"""An attempt ends a little before the deadline of it all: its error names the host that was silent."""
 
-Trusted = Sequence[Sequence[Any]]
 ReachedT = TypeVar("ReachedT")
 
 
@@ -44,55 +45,14 @@ class HostKey:
     known: tuple[str, ...]
 
 
-class HostTrust:
-    """Decides about the key a host shows, and remembers both sides for the message.
-
-    Attributes:
-        shown: fingerprint the host showed; empty before it did.
-        expected: fingerprints we trust for it; empty where it is unknown.
-    """
-
-    def __init__(self, pin: str, known_hosts: Sequence[str] | bytes) -> None:
-        """`known_hosts`: files, or the content of one."""
-        self._pin = pin
-        self._known_hosts = known_hosts
-        self.shown = ""
-        self.shown_type = ""
-        self.expected: tuple[str, ...] = (pin,) if pin else ()
-
-    def match(self, host: str, addr: str, port: int | None) -> Trusted:
-        """Asyncssh asks: keys trusted for this host."""
-        if self._pin:
-            return ((), (), ())
-        found = asyncssh.match_known_hosts(self._known_hosts or b"", host, addr, port)
-        self.expected = tuple(dict.fromkeys(key.get_fingerprint() for key in found[0]))
-        return found
-
-    def client(self) -> asyncssh.SSHClient:
-        """Asyncssh's callbacks."""
-        return _Client(self)
-
-    def accepts(self, key: asyncssh.SSHKey) -> bool:
-        """Asyncssh asks about a key that `match` did not name."""
-        self.shown, self.shown_type = key.get_fingerprint(), key.get_algorithm()
-        return bool(self._pin) and self.shown == self._pin
-
-
-class _Client(asyncssh.SSHClient):
-    def __init__(self, trust: HostTrust) -> None:
-        self._trust = trust
-
-    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        del host, addr, port
-        return self._trust.accepts(key)
-
-
 async def log_in(device: Device, deadline: Deadline, extra: Mapping[str, Any]) -> asyncssh.SSHClientConnection:
     """Connects, trying again after what may pass: refused, unreachable, silent, dropped.
 
+    Jump hosts are reached by the same rules, one after the other; closing the connection closes theirs.
+
     Args:
         device: where to. What it leaves open is taken from ~/.ssh/config, as ssh does.
-        deadline: for all attempts.
+        deadline: for all hosts and attempts.
         extra: further asyncssh options; tests use them to keep a developer's own setup out.
 
     Raises:
@@ -100,50 +60,102 @@ async def log_in(device: Device, deadline: Deadline, extra: Mapping[str, Any]) -
         BoardError: a refusal that trying again does not change: host key, login.
         ConnectionLost: not reached.
     """
-    options = _options(device, extra)
-    known = _known_hosts(device, options)
-
-    async def attempt(trust: HostTrust) -> asyncssh.SSHClientConnection:
-        return await asyncssh.connect(**options, known_hosts=trust.match, client_factory=trust.client)
-
-    return await _persistently(device, deadline, known, attempt)
+    return await _Login(device.name, deadline, extra).log_in((device,))
 
 
 async def host_key(device: Device, deadline: Deadline, extra: Mapping[str, Any]) -> HostKey:
     """The key a host shows, without logging in and without trusting it: for a person to compare.
 
+    Its jump hosts are logged in to, and must be trusted.
+
     Raises:
         ConfigError, BoardError, ConnectionLost: as `log_in`.
     """
-    options = _options(device, extra)
-    known = _known_hosts(device, options)
-    asked = {key: options[key] for key in ("host", "port", "config") if key in options}
-
-    async def attempt(trust: HostTrust) -> HostKey:
-        key = await asyncssh.get_server_host_key(**asked, server_host_key_algs=list(_PLAIN_HOST_KEYS))
-        if key is None:
-            raise asyncssh.KeyExchangeFailed("it shows no host key")
-        meant = asyncssh.SSHClientConnectionOptions(**options)
-        trust.match(meant.host_key_alias or meant.host, "", None if meant.port == 22 else meant.port)
-        return HostKey(type=key.get_algorithm(), fingerprint=key.get_fingerprint(), known=trust.expected)
-
-    return await _persistently(device, deadline, known, attempt)
+    return await _Login(device.name, deadline, extra).ask_key((device,))
 
 
-async def _persistently(
-    device: Device, deadline: Deadline, known: Sequence[str], attempt: Callable[[HostTrust], Awaitable[ReachedT]]
-) -> ReachedT:
-    """Tries again after what may pass; other errors, and the last one, are told in our terms."""
-    for pause in (*_PAUSES_S, None):
-        trust = HostTrust(device.host_key, known)
+class _Login:
+    """The way to one board. A `way` names hosts from the board back to the one to be reached now."""
+
+    def __init__(self, board: str, deadline: Deadline, extra: Mapping[str, Any]) -> None:
+        self._board = board
+        self._deadline = deadline
+        self._extra = extra
+
+    async def log_in(self, way: tuple[Device, ...], *, listed: bool = True) -> asyncssh.SSHClientConnection:
+        """Connects, by way of the jump hosts."""
+
+        async def attempt(options: Mapping[str, Any], trust: HostTrust) -> asyncssh.SSHClientConnection:
+            return await asyncssh.connect(**options, known_hosts=trust.match, client_factory=trust.client)
+
+        async with self._ready(way, listed=listed) as (hop, options, meant):
+            connection = await self._persistently(hop, options, meant, attempt)
+            # Whoever closes or loses this connection closes the one below it.
+            connection.set_tunnel(options["tunnel"])
+        return connection
+
+    async def ask_key(self, way: tuple[Device, ...]) -> HostKey:
+        """Asks for the host key, by way of the jump hosts."""
+        async with self._ready(way) as (hop, options, meant):
+
+            async def attempt(options: Mapping[str, Any], trust: HostTrust) -> HostKey:
+                asked = {name: options[name] for name in _OF_THE_WAY if name in options}
+                key = await asyncssh.get_server_host_key(**asked, server_host_key_algs=list(PLAIN_HOST_KEYS))
+                if key is None:
+                    raise asyncssh.KeyExchangeFailed("it shows no host key")
+                trust.match(meant.host_key_alias or meant.host, "", None if meant.port == 22 else meant.port)
+                return HostKey(type=key.get_algorithm(), fingerprint=key.get_fingerprint(), known=trust.expected)
+
+            found = await self._persistently(hop, options, meant, attempt)
+            if options["tunnel"] is not None:
+                options["tunnel"].close()
+            return found
+
+    @contextlib.asynccontextmanager
+    async def _ready(
+        self, way: tuple[Device, ...], *, listed: bool = True
+    ) -> AsyncIterator[tuple[Hop, dict[str, Any], asyncssh.SSHClientConnectionOptions]]:
+        """All that connecting takes, the jump hosts reached; they are let go where it fails."""
+        device = way[-1]
+        options = _options(device, self._extra)
+        hop = Hop(device=device, board=self._board, listed=listed)
         try:
-            return await asyncio.wait_for(attempt(trust), min(_ATTEMPT_S, deadline.remaining_s))
-        except (OSError, asyncssh.Error, ValueError) as error:
-            told = _explain(device, error, trust)
-            if pause is None or not isinstance(told, ConnectionLost) or deadline.remaining_s <= pause:
-                raise told from None
-            await asyncio.sleep(pause)
-    raise AssertionError
+            meant = await asyncssh.SSHClientConnectionOptions.construct(**options)
+        except (OSError, ValueError) as error:
+            raise unusable(hop, error) from None
+        if (jump := jump_of(device, meant)) is None:
+            options |= {"tunnel": None, **_proxy_command(device, meant)}
+        else:
+            check_way(self._board, (*way, jump))
+            options["tunnel"] = await self.log_in((*way, jump), listed=jump is device.jump)
+            hop = replace(hop, over=jump.name)
+        try:
+            yield hop, options, meant
+        except BaseException:
+            if options["tunnel"] is not None:
+                options["tunnel"].abort()
+            raise
+
+    async def _persistently(
+        self,
+        hop: Hop,
+        options: Mapping[str, Any],
+        meant: asyncssh.SSHClientConnectionOptions,
+        attempt: Callable[[Mapping[str, Any], HostTrust], Awaitable[ReachedT]],
+    ) -> ReachedT:
+        """Tries again after what may pass; other errors, and the last one, are told in our terms."""
+        known = known_hosts_files(hop.device, meant)
+        for pause in (*_PAUSES_S, None):
+            trust = HostTrust(hop.device.host_key, known)
+            try:
+                left_s = max(0.0, self._deadline.remaining_s - _TO_TELL_S)
+                return await asyncio.wait_for(attempt(options, trust), min(_ATTEMPT_S, left_s))
+            except (OSError, asyncssh.Error, ValueError) as error:
+                told = explain(hop, error, trust)
+                if pause is None or not isinstance(told, ConnectionLost) or self._deadline.remaining_s <= pause:
+                    raise told from None
+                await asyncio.sleep(pause)
+        raise AssertionError
 
 
 def _options(device: Device, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,116 +178,32 @@ def _options(device: Device, extra: Mapping[str, Any]) -> dict[str, Any]:
         options["username"] = device.user
     if device.identity_file is not None:
         options["client_keys"] = [str(device.identity_file)]
+        options |= _only_this_key(device.identity_file)
     if device.host_key:
-        options["server_host_key_algs"] = list(_PLAIN_HOST_KEYS)
+        options["server_host_key_algs"] = list(PLAIN_HOST_KEYS)
     return options | dict(extra)
 
 
-def _known_hosts(device: Device, options: Mapping[str, Any]) -> list[str]:
-    """Files that say which host keys are trusted. "UserKnownHostsFile none" does not switch the check off here."""
-    if device.known_hosts is not None:
-        return [str(device.known_hosts)]
+def _only_this_key(identity_file: Path) -> dict[str, Any]:
+    """The agent is asked for this key alone: with many in it, sshd hangs up before the right one has its turn."""
+    public = identity_file.with_name(identity_file.name + ".pub")
+    with contextlib.suppress(OSError, asyncssh.KeyImportError):
+        return {"agent_identities": [asyncssh.read_public_key(public)]}
+    return {}
+
+
+def _proxy_command(device: Device, meant: asyncssh.SSHClientConnectionOptions) -> dict[str, Any]:
+    """ProxyCommand of ~/.ssh/config, run as ssh(1) runs it: by a shell, and without a way to ask anybody.
+
+    asyncssh would split it by itself, without the shell it was written for, and take its stderr for the board's words.
+    """
+    written = meant.config.get("ProxyCommand")
+    if not isinstance(written, str):
+        return {}
     try:
-        named = asyncssh.SSHClientConnectionOptions(**options).known_hosts
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{device.name}: the SSH client's own configuration cannot be used: {error}.") from None
-    files = named if isinstance(named, list) and named else [Path.home() / ".ssh" / "known_hosts"]
-    return [str(file) for file in files if Path(file).expanduser().is_file()]
-
-
-def _explain(device: Device, error: Exception, trust: HostTrust) -> EdgesmithError:
-    where = f"{device.name}: ssh to {address(device)}"
-    if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return _about_host_key(device, where, error, trust)
-    if isinstance(error, asyncssh.PermissionDenied):
-        return _about_login(device, where)
-    if isinstance(error, asyncssh.KeyExchangeFailed):
-        return BoardError(
-            f"{where}: no common ground: {error.reason}.",
-            next_step="If it is about host key algorithms, the board shows another type of key than the one trusted: "
-            "compare its fingerprint and update `host_key:` in devices.yaml, or known_hosts.",
-        )
-    for matches, say in _ABOUT_LINK:
-        if matches(error):
-            what, next_step = say
-            return ConnectionLost(f"{where}: {what}.", next_step=next_step)
-    if isinstance(error, socket.gaierror):
-        return BoardError(
-            f"{where}: the name '{device.host}' is not known ({error.strerror}).",
-            next_step="Check `host:` in devices.yaml; `ssh -G HOST` shows what an alias of ~/.ssh/config means.",
-        )
-    if isinstance(error, asyncssh.DisconnectError):
-        return ConnectionLost(f"{where}: the connection was dropped: {error.reason}.", next_step=_IS_IT_ON)
-    if isinstance(error, ValueError | FileNotFoundError | PermissionError):
-        own = f"{device.identity_file} or " if device.identity_file else ""
-        return ConfigError(f"{where}: {own}a file of ~/.ssh cannot be used: {str(error).rstrip('.')}.")
-    return ConnectionLost(f"{where}: {str(error) or type(error).__name__}.", next_step=_IS_IT_ON)
-
-
-_IS_IT_ON = "Is the board on and on the network? `ping` it; a board that has just started needs 20 to 60 s."
-_ABOUT_LINK: tuple[tuple[Callable[[Exception], bool], tuple[str, str]], ...] = (
-    (
-        lambda error: isinstance(error, ConnectionRefusedError),
-        ("refused: nothing listens there", "Is sshd running on the board, and is `port:` in devices.yaml right?"),
-    ),
-    (
-        lambda error: isinstance(error, TimeoutError | asyncio.TimeoutError),
-        ("no answer in time", _IS_IT_ON),
-    ),
-    (
-        lambda error: isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH),
-        ("no route to it", _IS_IT_ON),
-    ),
-    (
-        lambda error: isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN,
-        ("its name could not be looked up just now", "Is the name server reachable? An address needs none."),
-    ),
-)
-
-
-def _about_host_key(
-    device: Device, where: str, error: asyncssh.HostKeyNotVerifiable, trust: HostTrust
-) -> EdgesmithError:
-    if not trust.shown:
-        return BoardError(f"{where}: its host key cannot be trusted: {error.reason}.")
-    compare = compare_on_board(trust.shown_type)
-    pin = f"`host_key: {trust.shown}` for '{device.name}' in devices.yaml"
-    if trust.expected:
-        return BoardError(
-            f"{where}: THE HOST KEY HAS CHANGED. Trusted: {', '.join(trust.expected)}. Shown now: {trust.shown}. "
-            "The board was set up anew, or somebody is in between.",
-            next_step=f"Compare before you trust it. {compare} If it is the same, write {pin}"
-            f"{'.' if device.host_key else f', or remove the old line with `ssh-keygen -R {_known_as(device)}`.'}",
-        )
-    return BoardError(
-        f"{where}: its host key is not known: {trust.shown_type} {trust.shown}.",
-        next_step=f"Compare it. {compare} If it is the same, write {pin}, or log in once with `ssh`.",
-    )
-
-
-def compare_on_board(key_type: str) -> str:
-    """How a person sees the fingerprint without the network in between."""
-    kind = next((kind for kind in ("ed25519", "ecdsa", "rsa") if kind in key_type), key_type)
-    return f"On the board's own console: `ssh-keygen -lf /etc/ssh/ssh_host_{kind}_key.pub`."
-
-
-def _about_login(device: Device, where: str) -> EdgesmithError:
-    key = device.identity_file or "your keys"
-    user = device.user or "USER"
-    target = f"{f'-p {device.port} ' if device.port != 22 else ''}{user}@{device.host}"
-    return BoardError(
-        f"{where}: the board refused the login of {user} with {key}.",
-        next_step=f"Is it the right user and key? `ssh-copy-id {target}` brings a key there. "
-        "An encrypted key must be in ssh-agent (`ssh-add`): edgesmith never asks for a password.",
-    )
-
-
-def _known_as(device: Device) -> str:
-    return device.host if device.port == 22 else f"'[{device.host}]:{device.port}'"
-
-
-def address(device: Device) -> str:
-    """For messages: "pi@10.0.0.7:2222"; the port only where it is not 22."""
-    user = f"{device.user}@" if device.user else ""
-    port = "" if device.port == 22 else f":{device.port}"
-    return f"{user}{device.host}{port}"
+        # They have been put into it for %h, %n and %r.
+        for name in (device.host, meant.host, meant.username):
+            check_host(name)
+    except ValueError as error:
+        raise ConfigError(f"{device.name}: with a ProxyCommand, host and user {error}.") from None
+    return {"proxy_command": ["sh", "-c", f"exec 2>/dev/null\nexport SSH_ASKPASS_REQUIRE=never\nexec {written}"]}
