@@ -42,7 +42,7 @@ def methods(agent):
     return {"probe": probe}
 
 
-def look(root, workdir):
+def look(root, workdir: str) -> dict:
     """The record without the runtimes: those take a process each.
 
     Args:

@@ -18,7 +18,7 @@ class Root:
         top: "/" on a board; a folder where a test has laid one out.
     """
 
-    def __init__(self, top="/"):
+    def __init__(self, top: str = "/") -> None:
         self.top = top
 
     def path(self, path):
