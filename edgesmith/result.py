@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgesmith.errors import InputError
 from edgesmith.files import write_text
-from edgesmith.types import Validity, Verdict
+from edgesmith.types import Rung, Validity, Verdict
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -182,6 +182,61 @@ class DataRecord(Record):
     synthetic: bool
 
 
+class LeaseHolderRecord(Record):
+    """Who had a board before."""
+
+    kind: Literal["run", "hold"]
+    owner: str
+    run_id: str
+    held_s: float
+
+
+class LeaseRecord(Record):
+    """A board that was held for this run while it was measured."""
+
+    device: str
+    owner: str
+    run_id: str
+    waited_s: float
+    taken_over: LeaseHolderRecord | None = Field(description="Whose lapsed lease was taken over; null where none was.")
+
+
+class RecoveryRecord(Record):
+    """One thing that was done about a board that failed: each at most once for a board in a run."""
+
+    device: str
+    rung: Rung
+    reason: str = Field(description="The failure that made it necessary.")
+    outcome: str = Field(description='"helped", "did not help", "not possible: ...", or until when a quarantine lasts.')
+    seconds: float = Field(description="Until the board answered again, or it was known that it does not.")
+
+
+class ParityDevice(Record):
+    """How one board's answers differ from the reference's."""
+
+    device: str
+    identical: bool
+    different: int = Field(description="Elements that are not equal.")
+    max_abs_diff: float | None = Field(description="In `unit`, over all elements.")
+    max_abs_diff_reason: str | None = None
+    unit: Literal["LSB", "absolute"] = Field(description='"LSB": steps of the quantized output.')
+
+
+class ParityRecord(Record):
+    """Whether one artifact answers the same wherever it ran: raw outputs, element by element."""
+
+    artifact_sha256: str
+    target: str
+    variant: Literal["float", "compressed"]
+    reference: str | None = Field(
+        description="The first board that is not emulated; null where no other ran the artifact: then it is what this "
+        "machine answered when it checked the artifact."
+    )
+    samples: int
+    elements: int = Field(description="Of all outputs, for all samples.")
+    devices: tuple[ParityDevice, ...]
+
+
 class Work(Record):
     """What this run really did; an unchanged re-run shows zeros."""
 
@@ -215,7 +270,10 @@ class Result(Record):
     results: tuple[DeviceResult, ...] = ()
     steps: tuple[StepRecord, ...] = ()
     findings: tuple[FindingRecord, ...] = ()
+    parity: tuple[ParityRecord, ...] = ()
     work: Work = Work()
+    leases: tuple[LeaseRecord, ...] = ()
+    recovery: tuple[RecoveryRecord, ...] = ()
 
     def write(self, path: Path) -> None:
         """Writes the document crash-safely."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ("tests.ssh_boards",)
+pytest_plugins = ("tests.ssh_boards", "tests.lab.fixtures")
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPECTED_SKIPS = ROOT / "tests" / "expected_skips.txt"

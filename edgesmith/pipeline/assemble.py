@@ -32,8 +32,23 @@ from edgesmith.result import (
     EnvironmentRecord,
     FindingRecord,
     LatencyRecord,
+    LeaseHolderRecord,
+    LeaseRecord,
+    RecoveryRecord,
 )
-from edgesmith.types import Accuracy, BoardInfo, Device, Environment, Finding, Judgement, Measurement, Validity, Verdict
+from edgesmith.types import (
+    Accuracy,
+    BoardInfo,
+    Device,
+    Environment,
+    Finding,
+    Judgement,
+    Lease,
+    Measurement,
+    RecoveryStep,
+    Validity,
+    Verdict,
+)
 
 _NO_ENERGY = "no power sensor is read yet on this kind of board"
 
@@ -48,6 +63,35 @@ def accuracy_record(accuracy: Accuracy) -> AccuracyRecord:
     return AccuracyRecord(
         metric=accuracy.metric, value=accuracy.value, low=accuracy.low, high=accuracy.high, n=accuracy.n
     )
+
+
+def lease_record(lease: Lease) -> LeaseRecord:
+    """A lease as it stands in the document; its token is nobody else's business."""
+    before = lease.taken_over
+    return LeaseRecord(
+        device=lease.device,
+        owner=lease.owner,
+        run_id=lease.run_id,
+        waited_s=lease.waited_s,
+        taken_over=None
+        if before is None
+        else LeaseHolderRecord(kind=before.kind, owner=before.owner, run_id=before.run_id, held_s=before.held_s),
+    )
+
+
+def recovery_record(step: RecoveryStep) -> RecoveryRecord:
+    """A rung that was climbed, as it stands in the document."""
+    return RecoveryRecord(**asdict(step))
+
+
+def lease_findings(lease: Lease | None) -> tuple[FindingRecord, ...]:
+    """That somebody's lapsed lease was taken over: what they left running may have disturbed the figures."""
+    if lease is None or lease.taken_over is None:
+        return ()
+    before = lease.taken_over
+    run = f" (run {before.run_id})" if before.run_id else ""
+    text = f"The board's lease was taken over from {before.owner}{run} after it had lapsed."
+    return (FindingRecord(severity="warning", code="lease_taken_over", text=text),)
 
 
 def artifact_record(built: Built, folder: RunFolder) -> ArtifactRecord:
@@ -166,7 +210,7 @@ def _measured(
         validity=measured.validity,
         validity_reasons=measured.validity_reasons,
         verdict=judgement.verdict,
-        findings=tuple(finding_record(finding) for finding in judgement.findings),
+        findings=(*map(finding_record, judgement.findings), *lease_findings(outcome.lease)),
         outputs_sha256=measured.outputs_sha256,
         runner=measured.runner,
         threads=measured.protocol.threads,

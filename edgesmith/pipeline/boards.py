@@ -19,8 +19,7 @@ from edgesmith.errors import InfrastructureError
 from edgesmith.pipeline.build import Built
 from edgesmith.pipeline.prepare import Prepared
 from edgesmith.pipeline.store import Store
-from edgesmith.progress import Progress
-from edgesmith.types import BoardInfo, Device, Environment, Measurement, MeasureProtocol, Validity
+from edgesmith.types import BoardInfo, Device, Environment, Lease, Measurement, MeasureProtocol, Validity
 
 _INFO = TypeAdapter(BoardInfo)
 _ENVIRONMENT = TypeAdapter(Environment)
@@ -35,6 +34,7 @@ class BoardOutcome:
     Attributes:
         outcomes: one per artifact, in their order: a measurement, or why there is none.
         reused: nothing was measured now: an identical measurement was there.
+        lease: under which it was measured.
     """
 
     device: Device
@@ -42,6 +42,7 @@ class BoardOutcome:
     built: tuple[Built, ...]
     outcomes: tuple[Outcome, ...]
     reused: bool = False
+    lease: Lease | None = None
 
 
 def board_key(device: Device) -> dict[str, object]:
@@ -95,10 +96,8 @@ def find_measured(device: Device, built: tuple[Built, ...], prepared: Prepared, 
     return BoardOutcome(device=device, info=outcomes[0].board, built=built, outcomes=outcomes, reused=True)
 
 
-def measure_board(
-    session: BoardSession, built: tuple[Built, ...], prepared: Prepared, store: Store, progress: Progress
-) -> BoardOutcome:
-    """Pushes what the board lacks and measures all artifacts in turns.
+def measure_board(session: BoardSession, built: tuple[Built, ...], prepared: Prepared, store: Store) -> BoardOutcome:
+    """Pushes what the board lacks and measures all artifacts in turns; for the board's own thread.
 
     Returns:
         One outcome per artifact: a crash of one loses no other.
@@ -110,9 +109,8 @@ def measure_board(
     outcomes = tuple(session.measure([item.artifact for item in built], prepared.evaluation.x, protocol))
     if all(isinstance(outcome, Measurement) and outcome.validity is Validity.VALID for outcome in outcomes):
         _keep(device, built, [o for o in outcomes if isinstance(o, Measurement)], prepared, store)
-    else:
-        progress.note(f"{device.name}: not every measurement is valid: it will be taken again in the next run")
-    return BoardOutcome(device=device, info=session.info, built=built, outcomes=outcomes)
+    remember_info(device, session.info, store)
+    return BoardOutcome(device=device, info=session.info, built=built, outcomes=outcomes, lease=session.lease)
 
 
 def unreachable(device: Device, built: tuple[Built, ...], error: InfrastructureError) -> BoardOutcome:

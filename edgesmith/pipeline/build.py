@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 import targets
 from device_tests.accuracy import dequantize
-from device_tests.session import BoardSession
+from device_tests.session import BoardSession, Inferred
 from edgesmith.config import Verify
 from edgesmith.errors import InfrastructureError, ModelError
 from edgesmith.files import sha256_bytes, sha256_file
@@ -68,6 +68,19 @@ class Built:
     comparison: Comparison
     cached: bool
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checked:
+    """What an artifact answered in a fresh process on this machine, before it went to any board.
+
+    Attributes:
+        outputs: raw, one array [n, ...] per model output.
+        index: int64 [n], which evaluation samples they are of.
+    """
+
+    outputs: tuple[NDArray[Any], ...]
+    index: NDArray[np.int64]
 
 
 def build(wanted: Wanted, prepared: Prepared, work: Workspace, fresh_process: FreshProcess) -> Built:
@@ -151,21 +164,38 @@ def _verify(
     store = work.store
     settings = prepared.loaded.config.verify
     samples = _head(prepared.evaluation, settings.samples)
-    key = store.key(
-        "verified", {"artifact": artifact.sha256, "samples": samples.sha256, "settings": settings.model_dump()}
-    )
+    key = _verified_key(artifact, prepared, store)
     if entry := store.find("verified", key, label=wanted.label):
-        return _comparison(entry.record)
+        return _comparison(entry.record["comparison"])
     reference = host_outputs(wanted.model, samples, work)
     with work.progress.task(f"check {wanted.target} {wanted.variant} in a fresh process"):
-        outputs = _infer(fresh_process(), artifact, samples.x)
-    comparison = compare(reference, outputs)
+        found = _infer(fresh_process(), artifact, samples.x)
+    comparison = compare(reference, dequantize(found.outputs, found.quantization))
     _check_bounds(wanted, artifact, comparison, settings, samples.x)
     with store.making("verified", key) as draft:
-        draft.record.update(
-            asdict(comparison), sqnr_db=comparison.sqnr_db if math.isfinite(comparison.sqnr_db) else None
-        )
+        finite = comparison.sqnr_db if math.isfinite(comparison.sqnr_db) else None
+        draft.record.update(comparison={**asdict(comparison), "sqnr_db": finite}, outputs=len(found.outputs))
+        for number, output in enumerate(found.outputs):
+            np.save(draft.folder / f"output-{number}.npy", output)
     return comparison
+
+
+def _verified_key(artifact: Artifact, prepared: Prepared, store: Store) -> str:
+    settings = prepared.loaded.config.verify
+    samples = _head(prepared.evaluation, settings.samples)
+    return store.key(
+        "verified",
+        {"artifact": artifact.sha256, "samples": samples.sha256, "settings": settings.model_dump(), "keeps": "outputs"},
+    )
+
+
+def checked_here(built: Built, prepared: Prepared, store: Store) -> Checked | None:
+    """What this machine answered when it checked an artifact; None where that was not kept."""
+    entry = store.find("verified", _verified_key(built.artifact, prepared, store))
+    if entry is None:
+        return None
+    outputs = tuple(np.load(entry.folder / f"output-{number}.npy") for number in range(entry.record["outputs"]))
+    return Checked(outputs=outputs, index=_head_index(prepared.evaluation, prepared.loaded.config.verify.samples))
 
 
 def _comparison(record: dict[str, Any]) -> Comparison:
@@ -173,15 +203,14 @@ def _comparison(record: dict[str, Any]) -> Comparison:
     return Comparison(**{**record, "sqnr_db": math.inf if record["sqnr_db"] is None else record["sqnr_db"]})
 
 
-def _infer(session: BoardSession, artifact: Artifact, x: NDArray[np.generic]) -> tuple[NDArray[np.float32], ...]:
+def _infer(session: BoardSession, artifact: Artifact, x: NDArray[np.generic]) -> Inferred:
     try:
-        found = session.infer(artifact, x)
+        return session.infer(artifact, x)
     except InfrastructureError as error:
         raise ModelError(
             f"{artifact.path.name}: the compiled model does not run on this machine: {error.what}",
             next_step=error.next_step,
         ) from error
-    return dequantize(found.outputs, found.quantization)
 
 
 def _check_bounds(
@@ -204,10 +233,14 @@ def _check_bounds(
 
 def _head(samples: SampleSet, n: int) -> SampleSet:
     """The first samples of a set, spread evenly over it, under a hash of their own."""
-    index = np.unique(np.linspace(0, len(samples) - 1, num=min(n, len(samples)), dtype=np.int64))
+    index = _head_index(samples, n)
     digest = sha256_bytes(f"{samples.sha256}:{index.tobytes().hex()}".encode())
     labels = None if samples.y is None else samples.y[index]
     return replace(samples, x=samples.x[index], y=labels, sha256=digest)
+
+
+def _head_index(samples: SampleSet, n: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, len(samples) - 1, num=min(n, len(samples)), dtype=np.int64))
 
 
 def wanted_for(

@@ -24,6 +24,7 @@ class RunOptions:
         inventory: a devices.yaml; None = looked for beside the config, then in the user's config folder.
         redo: labels of steps whose kept result is ignored.
         remeasure: take every measurement again.
+        lease_wait_s: how long each board is waited for while somebody else holds it. Not kept for a resume.
     """
 
     runs_dir: Path = Path("runs")
@@ -34,6 +35,7 @@ class RunOptions:
     allow_synthetic: bool = False
     redo: tuple[str, ...] = ()
     remeasure: bool = False
+    lease_wait_s: float = 600.0
 
 
 def kept_options(options: RunOptions) -> dict[str, Any]:

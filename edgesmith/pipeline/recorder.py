@@ -10,7 +10,7 @@ from edgesmith.errors import EdgesmithError
 from edgesmith.files import gzip_size, sha256_bytes, write_text
 from edgesmith.pipeline.compress import StepOutcome
 from edgesmith.pipeline.run_folder import RunFolder, utc_now
-from edgesmith.result import AccuracyRecord, DataRecord, DeviceResult, FindingRecord, Result, StepRecord
+from edgesmith.result import AccuracyRecord, DataRecord, FindingRecord, Result, StepRecord
 from edgesmith.toolchain import versions
 from edgesmith.types import Artifact, Comparison, SampleSet, StepSpec, Verdict
 
@@ -51,10 +51,6 @@ class Recorder:
     def add_findings(self, findings: Sequence[FindingRecord]) -> None:
         """Adds to what a reader should know about the whole run."""
         self.update(findings=(*self.result.findings, *findings))
-
-    def add_results(self, results: Sequence[DeviceResult]) -> None:
-        """Adds one device's rows."""
-        self.update(results=(*self.result.results, *results))
 
     def add_work(self, *, reused: Sequence[str] = (), **more: int) -> None:
         """Counts what was really done."""

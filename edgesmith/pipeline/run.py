@@ -19,6 +19,7 @@ from edgesmith.errors import (
 )
 from edgesmith.files import sha256_bytes, write_json
 from edgesmith.pipeline import assemble, run_folder, stages
+from edgesmith.pipeline.fleet import make_fleet, measure_boards, meet_boards
 from edgesmith.pipeline.host import host_outputs
 from edgesmith.pipeline.options import OPTIONS, RunOptions, kept_options, resumed_options
 from edgesmith.pipeline.prepare import prepare
@@ -111,13 +112,13 @@ def _whole_way(stage: Stage, options: RunOptions) -> None:
     devices = stages.devices(stage.loaded, options.devices, options.inventory)
     prepared = prepare(stage.loaded, stage.work.store, stage.work.progress, allow_synthetic=options.allow_synthetic)
     stages.record_inputs(prepared, recorder)
-    stages.meet_boards(stage, devices, prepared)
+    fleet = make_fleet(recorder.folder, stage.work, options.lease_wait_s)
+    meet_boards(stage, fleet, devices, prepared)
 
     reference = host_outputs(prepared.model, prepared.evaluation, stage.work)
     stages.hint_at_wrong_range(stage, prepared, reference)
     steps = stages.compress_steps(stage, prepared, reference)
     built = stages.compile_all(stage, devices, prepared, steps)
-    for device in devices:
-        stages.measure_device(stage, device, built.get(device.name, ()), prepared, reference)
+    measure_boards(stage, fleet, devices, built, prepared, reference)
     recorder.add_findings(assemble.fastest_passing(recorder.result.results))
     recorder.finish(*assemble.overall(recorder.result.results))

@@ -13,6 +13,7 @@ from pathlib import Path
 from edgesmith.errors import InfrastructureError, InputError
 from edgesmith.files import safe_name, write_text
 from edgesmith.result import Result, read_result
+from edgesmith.types import Device
 
 LATEST = "latest"
 RESULT = "result.json"
@@ -54,6 +55,10 @@ class RunFolder:
         """Adds one line to `run.log`, at once on disk."""
         with (self.path / "run.log").open("a", encoding="utf-8") as stream:
             stream.write(f"{utc_now()} {text}\n")
+
+    def board_log(self, device: Device) -> Path:
+        """Where one board's log of this run is."""
+        return self.path / "logs" / f"{device.name}.log"
 
     def step(self, label: str, command: Sequence[str], inputs: Sequence[str] = ()) -> Path:
         """Opens `NN-<label>/` with the command that does this one step again.

@@ -13,10 +13,10 @@ from device_tests.accuracy import agreement, evaluate
 from device_tests.inventory import find_inventory, load_inventory
 from device_tests.session import BoardSession
 from edgesmith.config import LoadedConfig
-from edgesmith.errors import BoardError, InfrastructureError
-from edgesmith.pipeline import assemble, boards
-from edgesmith.pipeline.build import Built, Variant, Wanted, build, wanted_for
-from edgesmith.pipeline.compress import StepOutcome, compress, steps_are_kept
+from edgesmith.errors import InfrastructureError
+from edgesmith.pipeline import assemble
+from edgesmith.pipeline.build import Built, Wanted, build, wanted_for
+from edgesmith.pipeline.compress import StepOutcome, compress
 from edgesmith.pipeline.facts import model_facts
 from edgesmith.pipeline.host import Outputs, host_outputs
 from edgesmith.pipeline.prepare import Prepared, scheme_of
@@ -44,10 +44,11 @@ class Stage:
     dead: dict[str, InfrastructureError] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def board(self, device: Device) -> Iterator[BoardSession]:
-        """A board from connect to close; what was sent to it counts as work of this run."""
+    def this_machine(self) -> Iterator[BoardSession]:
+        """A fresh process here that runs artifacts to check them; nothing is timed, so no lease is needed."""
+        here = load_inventory(None).get("local")
         local_root = self.work.store.root / "local-board"
-        with BoardSession(device, local_root=local_root, progress=self.work.progress) as session:
+        with BoardSession(here, local_root=local_root, progress=self.work.progress) as session:
             try:
                 yield session
             finally:
@@ -73,28 +74,6 @@ def record_inputs(prepared: Prepared, recorder: Recorder) -> None:
         data=tuple(data_record(samples) for samples in sets if samples is not None),
     )
     recorder.add_findings([assemble.finding_record(finding) for finding in prepared.findings])
-
-
-def meet_boards(stage: Stage, wanted: Sequence[Device], prepared: Prepared) -> None:
-    """Reaches every board before hours of work are spent, unless nothing is left to do but, maybe, measure.
-
-    A dead board is remembered; the run goes on for the others, and ends here where none is left.
-    """
-    nothing_to_make = steps_are_kept(prepared, stage.work.store)
-    for device in wanted:
-        known = boards.remembered_info(device, stage.work.store)
-        if known is not None and nothing_to_make:
-            stage.infos[device.name] = known
-            continue
-        try:
-            with stage.work.progress.task(f"reach {device.name}"), stage.board(device) as session:
-                stage.infos[device.name] = session.info
-                boards.remember_info(device, session.info, stage.work.store)
-        except InfrastructureError as error:
-            stage.dead[device.name] = error
-            stage.work.progress.note(f"{device.name}: {error.what}")
-    if wanted and len(stage.dead) == len(wanted):
-        raise next(iter(stage.dead.values()))
 
 
 def hint_at_wrong_range(stage: Stage, prepared: Prepared, reference: Outputs) -> None:
@@ -148,12 +127,11 @@ def compile_all(
     """
     plan = {device.name: _wanted(stage, device, prepared, steps) for device in wanted}
     made: dict[Wanted, Built] = {}
-    here = load_inventory(None).get("local")
     with contextlib.ExitStack() as stack:
 
         @functools.cache
         def fresh_process() -> BoardSession:
-            return stack.enter_context(stage.board(here))
+            return stack.enter_context(stage.this_machine())
 
         for item in dict.fromkeys(item for items in plan.values() for item in items):
             made[item] = build(item, prepared, stage.work, fresh_process)
@@ -194,41 +172,3 @@ def _wanted(stage: Stage, device: Device, prepared: Prepared, steps: Sequence[St
             has_recipe=bool(prepared.recipe.steps),
         )
     )
-
-
-def measure_device(
-    stage: Stage, device: Device, built: tuple[Built, ...], prepared: Prepared, reference: Outputs
-) -> None:
-    """Measures one device, or takes its identical measurement from the store, and records its rows."""
-    recorder = stage.recorder
-    if error := stage.dead.get(device.name):
-        names = select_targets(stage.loaded, device, prepared.model, scheme_of(prepared.recipe), None).names
-        variants: tuple[Variant, ...] = ("float", "compressed") if prepared.recipe.steps else ("float",)
-        recorder.add_results([assemble.failed(device, name, v, error) for name in names for v in variants])
-        return
-    label = f"measure-{device.name}"
-    stage.work.replay.step(label, [f"artifact sha256 {item.artifact.sha256}" for item in built])
-    outcome = boards.find_measured(device, built, prepared, stage.work.store)
-    if outcome is not None:
-        recorder.add_work(reused=[label])
-    else:
-        outcome = _measure_now(stage, device, built, prepared)
-        measured = sum(not isinstance(item, InfrastructureError) for item in outcome.outcomes)
-        recorder.add_work(measurements=measured)
-    recorder.add_results(assemble.device_results(outcome, prepared, reference, recorder.folder))
-
-
-def _measure_now(stage: Stage, device: Device, built: tuple[Built, ...], prepared: Prepared) -> boards.BoardOutcome:
-    try:
-        with stage.board(device) as session:
-            boards.remember_info(device, session.info, stage.work.store)
-            made_for = stage.infos[device.name].machine
-            if session.info.machine != made_for:
-                raise BoardError(
-                    f"{device.name}: the board is {session.info.machine} now; the artifacts were made for {made_for}.",
-                    next_step="Run again: they will be compiled for what the board is now.",
-                )
-            return boards.measure_board(session, built, prepared, stage.work.store, stage.work.progress)
-    except InfrastructureError as error:
-        stage.work.progress.note(f"{device.name}: {error.what}")
-        return boards.unreachable(device, built, error)

@@ -1,0 +1,188 @@
+"""meet and measure: what a run does on its boards, side by side, and what of it goes into the document.
+
+Boards are worked with in threads of their own; everything is recorded in the calling one, in the config's order of
+devices, whichever board is done first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+from device_tests.fleet import Fleet, Outcome
+from device_tests.lease import owner
+from device_tests.quarantine import BoardStates, boards_folder
+from device_tests.session import BoardSession
+from edgesmith.errors import BoardError, InfrastructureError
+from edgesmith.pipeline import assemble, boards
+from edgesmith.pipeline.boards import BoardOutcome
+from edgesmith.pipeline.build import Built, Variant
+from edgesmith.pipeline.compress import steps_are_kept
+from edgesmith.pipeline.host import Outputs
+from edgesmith.pipeline.prepare import Prepared, scheme_of
+from edgesmith.pipeline.run_folder import RunFolder
+from edgesmith.pipeline.select import select_targets
+from edgesmith.pipeline.stages import Stage
+from edgesmith.pipeline.workspace import Workspace
+from edgesmith.report.live import board_row
+from edgesmith.result import DeviceResult
+from edgesmith.types import BoardInfo, Device, Validity
+
+
+def make_fleet(folder: RunFolder, work: Workspace, lease_wait_s: float) -> Fleet:
+    """The boards of one run; nothing is reached."""
+    return Fleet(
+        owner=owner(),
+        run_id=folder.run_id,
+        local_root=work.store.root / "local-board",
+        states=BoardStates(boards_folder()),
+        progress=work.progress,
+        row=partial(board_row, work.progress),
+        lease_wait_s=lease_wait_s,
+        logs=folder.board_log,
+    )
+
+
+def meet_boards(stage: Stage, fleet: Fleet, wanted: Sequence[Device], prepared: Prepared) -> None:
+    """Reaches every board before hours of work are spent, unless nothing is left to do but, maybe, measure.
+
+    A dead or quarantined board is remembered; the run goes on for the others, and ends here where none is left.
+
+    Raises:
+        InfrastructureError: no board is left.
+    """
+    nothing_to_make = steps_are_kept(prepared, stage.work.store)
+    to_meet = []
+    for device in wanted:
+        try:
+            fleet.check(device)
+        except InfrastructureError as error:
+            _lost(stage, device, error)
+            continue
+        known = boards.remembered_info(device, stage.work.store)
+        if known is not None and nothing_to_make:
+            stage.infos[device.name] = known
+        else:
+            to_meet.append(device)
+
+    def done(met: Outcome[BoardInfo]) -> None:
+        if met.error is not None:
+            _lost(stage, met.device, met.error)
+        elif met.value is not None:
+            stage.infos[met.device.name] = met.value
+            boards.remember_info(met.device, met.value, stage.work.store)
+
+    with _recorded(stage, fleet):
+        fleet.each(to_meet, lambda session: session.info, done, leased=False)
+        if wanted and len(stage.dead) == len(wanted):
+            _settle(fleet, wanted)
+            raise stage.dead[wanted[0].name]
+
+
+def measure_boards(
+    stage: Stage,
+    fleet: Fleet,
+    wanted: Sequence[Device],
+    built: Mapping[str, tuple[Built, ...]],
+    prepared: Prepared,
+    reference: Outputs,
+) -> None:
+    """Measures every device, or takes its identical measurement from the store, and records its rows."""
+    rows: dict[str, Sequence[DeviceResult]] = {}
+
+    def record(device: Device, found: Sequence[DeviceResult]) -> None:
+        rows[device.name] = found
+        stage.recorder.update(results=tuple(row for one in wanted for row in rows.get(one.name, ())))
+
+    def judge(outcome: BoardOutcome) -> None:
+        record(outcome.device, assemble.device_results(outcome, prepared, reference, stage.recorder.folder))
+
+    to_measure = []
+    for device in wanted:
+        if error := stage.dead.get(device.name):
+            record(device, _dead_rows(stage, device, prepared, error))
+            continue
+        items = built[device.name]
+        label = f"measure-{device.name}"
+        stage.work.replay.step(label, [f"artifact sha256 {item.artifact.sha256}" for item in items])
+        kept = boards.find_measured(device, items, prepared, stage.work.store)
+        if kept is None:
+            to_measure.append(device)
+        else:
+            stage.recorder.add_work(reused=[label])
+            judge(kept)
+
+    def measure(session: BoardSession) -> BoardOutcome:
+        name = session.device.name
+        _still_as_met(session, stage.infos[name])
+        return boards.measure_board(session, built[name], prepared, stage.work.store)
+
+    def done(measured: Outcome[BoardOutcome]) -> None:
+        device, outcome = measured.device, measured.value
+        if measured.error is not None:
+            stage.work.progress.note(_told(device, measured.error))
+            outcome = boards.unreachable(device, built[device.name], measured.error)
+        if outcome is not None:
+            _count(stage, outcome)
+            judge(outcome)
+
+    with _recorded(stage, fleet):
+        fleet.each(to_measure, measure, done, leased=True)
+        _settle(fleet, wanted)
+
+
+@contextlib.contextmanager
+def _recorded(stage: Stage, fleet: Fleet) -> Iterator[None]:
+    """However it ends, the document knows what was sent, which leases there were and what was done about failures."""
+    before = fleet.bytes_sent
+    try:
+        yield
+    finally:
+        stage.recorder.add_work(bytes_sent=fleet.bytes_sent - before)
+        stage.recorder.update(
+            leases=tuple(assemble.lease_record(lease) for lease in fleet.leases()),
+            recovery=tuple(assemble.recovery_record(step) for step in fleet.steps()),
+        )
+
+
+def _settle(fleet: Fleet, wanted: Sequence[Device]) -> None:
+    for device in wanted:
+        fleet.settle(device)
+
+
+def _lost(stage: Stage, device: Device, error: InfrastructureError) -> None:
+    stage.dead[device.name] = error
+    stage.work.progress.note(_told(device, error))
+
+
+def _told(device: Device, error: InfrastructureError) -> str:
+    return f"{device.name}: {error.what.removeprefix(f'{device.name}: ')}"
+
+
+def _dead_rows(
+    stage: Stage, device: Device, prepared: Prepared, error: InfrastructureError
+) -> tuple[DeviceResult, ...]:
+    """A board that could not be met: an ERROR for everything that would have been measured on it."""
+    names = select_targets(stage.loaded, device, prepared.model, scheme_of(prepared.recipe), None).names
+    variants: tuple[Variant, ...] = ("float", "compressed") if prepared.recipe.steps else ("float",)
+    return tuple(assemble.failed(device, name, variant, error) for name in names for variant in variants)
+
+
+def _still_as_met(session: BoardSession, met: BoardInfo) -> None:
+    """Raises BoardError where the board is another machine than the one the artifacts were made for."""
+    if session.info.machine != met.machine:
+        raise BoardError(
+            f"{session.device.name}: the board is {session.info.machine} now; the artifacts were made for "
+            f"{met.machine}.",
+            next_step="Run again: they will be compiled for what the board is now.",
+        )
+
+
+def _count(stage: Stage, outcome: BoardOutcome) -> None:
+    measured = [one for one in outcome.outcomes if not isinstance(one, InfrastructureError)]
+    stage.recorder.add_work(measurements=len(measured))
+    if outcome.info is not None and not all(one.validity is Validity.VALID for one in measured):
+        stage.work.progress.note(
+            f"{outcome.device.name}: not every measurement is valid: it will be taken again in the next run"
+        )
