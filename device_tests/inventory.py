@@ -27,6 +27,7 @@ from device_tests.inventory_fields import (
 from edgesmith import yaml_lines
 from edgesmith.errors import ConfigError
 from edgesmith.types import LEASE_DIR, Device
+from targets import board_profiles
 
 LOCAL = "local"
 _SECRETS = re.compile(r"pass(word|wd|phrase)|secret|token|private_?key", re.IGNORECASE)
@@ -49,13 +50,29 @@ class Board(BaseModel):
     python: RemotePath = Field(default="python3", description="Interpreter on the board.")
     workdir: RemoteFolder = Field(default=".cache/edgesmith", description="Our folder on the board.")
     releases: RemoteFolder = Field(default=".local/share/edgesmith/releases", description="Where `deploy` puts models.")
-    lease_dir: RemoteFolder = Field(default=LEASE_DIR, pattern="^/", description="Where its lease lies, for all users.")
+    lease_dir: RemoteFolder = Field(default=LEASE_DIR, description="Where its lease lies; the same for all its users.")
     power: Command = Field(default=(), description="Command of this machine, a list, that power-cycles it.")
     reboot: Command = Field(default=(), description="Command of the board, a list: [sudo, -n, reboot].")
     fake: LocalPath | None = Field(default=None, description="Script of a fake board, instead of a host.")
     board: Name = Field(default="auto", description="Profile in targets/boards, or auto.")
     labels: Names = ()
     targets: Names = Field(default=(), description="Default: whatever runs there.")
+
+    @field_validator("lease_dir")
+    @classmethod
+    def _is_for_all(cls, value: str) -> str:
+        if value != LEASE_DIR and not value.startswith("/"):
+            raise ValueError("must be an absolute path: all who use the board must meet there")
+        return value
+
+    @field_validator("board")
+    @classmethod
+    def _is_profile(cls, value: str) -> str:
+        if value == "auto" or value in board_profiles.names():
+            return value
+        close = difflib.get_close_matches(value, board_profiles.names(), n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(board_profiles.names())}"
+        raise ValueError(f"is neither a board profile nor `auto`; {hint}")
 
     @model_validator(mode="after")
     def _leads_somewhere(self) -> Self:
@@ -198,9 +215,13 @@ class Inventory:
 
 def find_inventory(config: Path | None) -> Path | None:
     """The inventory file: beside the config, else the user's own; None where neither is there."""
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     beside = [] if config is None else [config.resolve().parent / "devices.yaml"]
-    return next((path for path in [*beside, home / "edgesmith" / "devices.yaml"] if path.is_file()), None)
+    return next((path for path in [*beside, own_inventory()] if path.is_file()), None)
+
+
+def own_inventory() -> Path:
+    """Where the user's own inventory is, or would be."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "edgesmith" / "devices.yaml"
 
 
 def load_inventory(path: Path | None) -> Inventory:
@@ -235,10 +256,18 @@ def _refuse_names(document: yaml_lines.Document) -> None:
 
 def _refuse_secrets(document: yaml_lines.Document) -> None:
     for name, key, value in _entries(document):
-        if not _SECRETS.search(str(key)) and not any(_SECRET_VALUES.search(text) for text in _texts(value)):
-            continue
+        refuse_secret(document.where(["devices", name, key]), str(key), value)
+
+
+def refuse_secret(where: str, key: str, value: object) -> None:
+    """An inventory is for version control: what looks like a password or a key does not get in.
+
+    Raises:
+        ConfigError: it does; the value is not repeated.
+    """
+    if _SECRETS.search(key) or any(_SECRET_VALUES.search(text) for text in _texts(value)):
         raise ConfigError(
-            f"{document.where(['devices', name, key])}: '{key}' does not belong here: "
+            f"{where}: '{key}' does not belong here: "
             "this file is for version control, and boards are reached with keys, never passwords.",
             next_step="Put your public key on the board (`ssh-copy-id USER@HOST`) and remove this line; "
             "`identity_file:` names a key by its path; a `power:` command reads what it needs from a file of its own.",

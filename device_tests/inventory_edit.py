@@ -16,6 +16,16 @@ from edgesmith.files import write_bytes
 _INDENT = 2
 
 
+def open_inventory(path: Path) -> Inventory:
+    """The inventory at `path`, empty where it is not there yet.
+
+    Raises:
+        ConfigError: it is there and broken.
+    """
+    old = _read(path)
+    return Inventory(yaml_lines.Document(path, {"devices": {}}, {}) if old is None else old[1])
+
+
 def add_board(path: Path, name: str, board: Board) -> None:
     """Writes a new entry at the end of `devices:`; makes the file where there is none.
 
@@ -24,10 +34,10 @@ def add_board(path: Path, name: str, board: Board) -> None:
             says which lines to add by hand. Nothing is written then.
     """
     entry = written(board)
-    old = _read(path)
-    boards = {} if old is None else dict(Inventory(old[1]).boards)
+    boards = dict(open_inventory(path).boards)
     if name in boards:
         raise ConfigError(f"{path}: '{name}' is there already.")
+    old = _read(path)
     by_hand = f"Add these lines below `devices:`:\n{_block({name: entry}, _INDENT)}"
     text = "" if old is None else old[0]
     new = _edited(lambda: _with_entry(text, name, entry), path, by_hand)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgesmith import __version__
+from edgesmith import __version__, devices_cli
 from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgesmithError, InfrastructureError, Terminated
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(devices_cli.app, name="devices")
 
 ConfigPath = Annotated[Path, typer.Argument(help="The config file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
