@@ -142,7 +142,7 @@ class _Leasing(Leasing):
     """A lease ends with the board's own restarts."""
 
     def __init__(self, board: FakeBoard, leave: Callable[[], None]) -> None:
-        super().__init__(leave, time.monotonic)
+        super().__init__(leave, time.monotonic, end_work=lambda: None)  # it has no processes
         self._board = board
 
     def kill_stale(self, params: Mapping[str, Any], deadline: Deadline, event: Callable[..., None]) -> Any:

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LEASE_DIR = "/dev/shm/edgesmith"  # noqa: S108 - shared on purpose: all users of a board must meet there
-"""Where a board's lease lies: in memory, so that neither a full disk nor a read-only home stands in its way, and gone
-after a restart, as its owner is."""
+LEASE_DIR = "auto"
+"""Where a board's lease lies: the board chooses, the same for all its users (`device_tests.agent.lease_file`). In
+memory: neither a full disk nor a read-only home stands in its way, and it is gone after a restart, as its owner is."""
 
 Dim = int | str | None
 """A dimension: a number, a symbolic name (ONNX), or None where it is not known."""
@@ -201,7 +201,7 @@ class Device:
         jump: reached by way of this host, "user@host:port", or another device of the inventory.
         power: command of this machine, as a list, that cuts and restores the board's power; empty: there is none.
         reboot: command of the board, as a list, that restarts it; empty: not allowed.
-        lease_dir: absolute folder on the board where its one lease lies. All who share the board must name the same.
+        lease_dir: absolute folder on the board where its one lease lies, the same for all who share it; or "auto".
         script: what a fake board does; None for real ones.
     """
 

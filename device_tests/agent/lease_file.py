@@ -1,8 +1,9 @@
 """The one file that all users of a board share: who holds it is written there, and nobody writes without its lock.
 
-It lies in a folder that everybody may write to (mode 1777), below one that is empty after a restart. In such a folder a
-user can neither rename over nor remove a file of another. So the record is rewritten in place, in a file that everybody
-may write (mode 0666), and its own flock is the gate. Who wrote it is in the record; who owns the file means nothing.
+It lies in a folder that everybody may write to (mode 1777), best below one that is empty after a restart. In such a
+folder a user can neither rename over nor remove a file of another. So the record is rewritten in place, in a file that
+everybody may write (mode 0666), and its own flock is the gate. Who wrote it is in the record; who owns the file means
+nothing.
 
 An empty record is no file: who may, removes it, under the lock. So whoever has got the lock looks whether the path
 still leads to what it has locked, and starts over where it does not. Who may not remove it, since another user made
@@ -21,16 +22,24 @@ from device_tests.agent import lease_rules
 from device_tests.agent.protocol import Refusal
 
 NAME = "lease"
+AUTO = "auto"
+# /run/lock before /dev/shm: from there, systemd-logind removes a user's files at the last logout (RemoveIPC), and with
+# them a reservation that a person has just made.
+PLACES = ("/run/lock", "/dev/shm", "/tmp")  # noqa: S108 - shared on purpose: all users of a board must meet
 PATIENCE_S = 5.0
+_DENIED_S = 1.0
 _POLL_S = 0.01
 _MOST_BYTES = 1 << 16
 _IN_FOLDER = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class LeaseFile:
-    """The record of one board. Paths are absolute, symlinks are refused."""
+    """The record of one board. Symlinks are refused."""
 
     def __init__(self, folder):
+        """`folder`: absolute, or "auto" for a place that all users of this board find by the same rule."""
+        if folder == AUTO:
+            folder = os.path.join(next(filter(_is_for_all, PLACES), PLACES[0]), "edgesmith")
         if not os.path.isabs(folder):
             raise Refusal("bad-params", "lease_dir is not absolute: %r" % folder)
         self._folder = folder
@@ -51,8 +60,7 @@ class LeaseFile:
         if opened is None:
             yield {}
             return
-        folder, file = opened
-        try:
+        with opened as (folder, file):
             record = self._read(file, clear)
             before = json.dumps(record, sort_keys=True)
             try:
@@ -63,11 +71,6 @@ class LeaseFile:
             finally:
                 if not record or not os.fstat(file).st_size:
                     _remove(folder, file)
-        finally:
-            # Not left to close(): a child between its fork and its exec has a copy that would keep the lock.
-            fcntl.flock(file, fcntl.LOCK_UN)
-            os.close(file)
-            os.close(folder)
 
     @contextlib.contextmanager
     def _refusals(self):
@@ -85,32 +88,27 @@ class LeaseFile:
             ) from None
 
     def _open_locked(self, create):
-        """(folder, file) as descriptors, locked; None where there is no file and none is to be made."""
+        """What holds the lock, until it is left, as a context of (folder, file); None where there is no file."""
         until = time.monotonic() + PATIENCE_S
+        denied_until = time.monotonic() + _DENIED_S
         while True:
-            folder = self._open_folder(create)
-            if folder is None:
-                return None
-            file = None
             try:
-                file = _open_file(folder, create)
-                if file is None:
-                    os.close(folder)
+                opened = _Opened(self._open_folder(create), create, until)
+            except (FileNotFoundError, FileExistsError):
+                # Somebody removed it or made it between two calls of ours: look again.
+                if not create:
                     return None
-                _check(file)
-                if _lock(file, until) and _still_there(folder, file):
-                    return folder, file
-                os.close(file)
-                os.close(folder)
-            except OSError as error:
-                for descriptor in (folder, file):
-                    if descriptor is not None:
-                        os.close(descriptor)
-                # Somebody made the file, or removed it, between two calls of ours: look again.
-                if error.errno not in (errno.EEXIST, errno.ENOENT):
+            except PermissionError:
+                # Somebody has made it, and may not have opened it to all yet.
+                if time.monotonic() > denied_until:
                     raise
+            else:
+                if opened.ours:
+                    return opened
+                opened.close()
             if time.monotonic() > until:
                 raise Refusal("lease-folder", "%s/%s is kept locked by another program" % (self._folder, NAME))
+            time.sleep(_POLL_S)
 
     def _open_folder(self, create):
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -118,10 +116,14 @@ class LeaseFile:
             return os.open(self._folder, flags)
         except FileNotFoundError:
             if not create:
-                return None
-        with contextlib.suppress(FileExistsError), _open_to_all():
-            os.mkdir(self._folder, 0o1777)
-        return os.open(self._folder, flags)
+                raise
+        try:
+            os.mkdir(self._folder)
+        except FileNotFoundError:
+            raise OSError(errno.ENXIO, "there is no folder to make it in") from None
+        folder = os.open(self._folder, flags)
+        os.fchmod(folder, 0o1777)  # mkdir takes the umask off
+        return folder
 
     def _read(self, file, clear):
         # One line: what a longer, earlier record left behind it does not count.
@@ -142,15 +144,52 @@ class LeaseFile:
         )
 
 
+class _Opened:
+    """The file, open and locked, in its folder. Use as a context manager.
+
+    Attributes:
+        ours: we have the lock of the file that the path leads to; else another file is there by now, or time is up.
+    """
+
+    def __init__(self, folder, create, until):
+        """Takes over `folder`, a descriptor; it is closed with us."""
+        self._folder = folder
+        try:
+            self._file = _open_file(folder, create)
+        except BaseException:
+            os.close(folder)
+            raise
+        try:
+            _check(self._file)
+            self.ours = _lock(self._file, until) and _still_there(folder, self._file)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self):
+        """Gives the lock up."""
+        # Not left to close(): a child between its fork and its exec has a copy that would keep it.
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+        os.close(self._file)
+        os.close(self._folder)
+
+    def __enter__(self):
+        return self._folder, self._file
+
+    def __exit__(self, *_error):
+        self.close()
+
+
 def _open_file(folder, create):
     """First without O_CREAT: with it, the kernel refuses a file of another user in a sticky folder."""
     try:
         return os.open(NAME, _IN_FOLDER, dir_fd=folder)
     except FileNotFoundError:
         if not create:
-            return None
-    with _open_to_all():
-        return os.open(NAME, _IN_FOLDER | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
+            raise
+    file = os.open(NAME, _IN_FOLDER | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=folder)
+    os.fchmod(file, 0o666)  # as above
+    return file
 
 
 def _check(file):
@@ -194,11 +233,10 @@ def _remove(folder, file):
         os.unlink(NAME, dir_fd=folder)
 
 
-@contextlib.contextmanager
-def _open_to_all():
-    """For the one call within: what it makes gets the mode that is asked for."""
-    before = os.umask(0)
+def _is_for_all(folder):
+    """Whether every user of this board may make files there, and remove no others' files."""
     try:
-        yield
-    finally:
-        os.umask(before)
+        found = os.stat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_mode & 0o1777 == 0o1777

@@ -25,15 +25,17 @@ class Leasing:
         lost: why the lease this agent had is no longer its own; empty while all is well.
     """
 
-    def __init__(self, leave, uptime=None):
+    def __init__(self, leave, uptime=None, end_work=supervisor.end_all):
         """Holds nothing.
 
         Args:
             leave: ends the agent in order; called from another thread when the heartbeats have stopped.
             uptime: the board's clock, in seconds since it started.
+            end_work: ends what runs for this agent, and lets nothing more be started; called when the lease is lost.
         """
         self.lost = ""
         self._leave = leave
+        self._end_work = end_work
         self._uptime = uptime or _uptime
         self._process = {"pid": os.getpid(), "started": stale.started(os.getpid())}
         self._guard = threading.Lock()
@@ -156,7 +158,7 @@ class Leasing:
             self._file = None
             by = "nobody has it now" if now is None else "%s has it now (run %s)" % (now["owner"], now["run_id"])
             self.lost = "the lease of this board was lost: " + by
-            supervisor.end_all()
+            self._end_work()
 
     def _now(self):
         return lease_rules.Moment(_boot_id(), self._uptime())
