@@ -296,8 +296,8 @@ class RecoveryStep:
 
     Attributes:
         reason: the error that made it necessary.
-        outcome: "helped", "did not help", or "not possible: ...".
-        seconds: from its start to its outcome.
+        outcome: "helped", "did not help", or "not possible: ..."; of a quarantine, until when.
+        seconds: until the board answered again, or it was known that it does not; the work after it is not counted.
     """
 
     device: str

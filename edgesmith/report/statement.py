@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgesmith.report.figures import TIMES, byte_size, metric_value, one_line, percent, places
-from edgesmith.result import DeviceResult, FindingRecord, Result
-from edgesmith.types import Validity, Verdict
+from edgesmith.result import DeviceResult, FindingRecord, RecoveryRecord, Result
+from edgesmith.types import Rung, Validity, Verdict
 
 NO_VERDICT = "NO VERDICT"
 _WORST_FIRST = (Verdict.FAIL, Verdict.ERROR, Verdict.INCONCLUSIVE, Verdict.PASS)
@@ -198,7 +198,32 @@ def remarks(result: Result) -> tuple[Remark, ...]:
         )
         for key, rows in found.items()
     ]
+    all_remarks += _recovery_remarks(result)
     return tuple(sorted(all_remarks, key=lambda r: _SEVERITIES.index(r.finding.severity)))
+
+
+def _recovery_remarks(result: Result) -> list[Remark]:
+    """One for each board that failed: what was done about it, and whether it helped."""
+    by_device: dict[str, list[RecoveryRecord]] = {}
+    for step in result.recovery:
+        by_device.setdefault(step.device, []).append(step)
+    found = []
+    for device, steps in by_device.items():
+        quarantined = any(step.rung is Rung.QUARANTINE for step in steps)
+        done = [f"{step.rung.value} {step.outcome}" for step in steps if _was_done(step)]
+        text = f"The board failed: {steps[0].reason}" + (f" Done about it: {', '.join(done)}." if done else "")
+        finding = FindingRecord(
+            severity="warning",
+            code="quarantined" if quarantined else "recovered",
+            text=one_line(text + (" It is quarantined now." if quarantined else "")),
+            next_step=f"When it is mended: `edgesmith devices health {device}`." if quarantined else "",
+        )
+        found.append(Remark(finding=finding, where=one_line(device)))
+    return found
+
+
+def _was_done(step: RecoveryRecord) -> bool:
+    return step.rung is not Rung.QUARANTINE and not step.outcome.startswith("not possible")
 
 
 def _key(finding: FindingRecord) -> _FindingKey:
