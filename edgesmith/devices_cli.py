@@ -7,25 +7,28 @@ import json
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgesmith.errors import ConfigError
+from edgesmith.errors import ConfigError, InfrastructureError
 
 if TYPE_CHECKING:
     from device_tests.enrol import Enrolled
     from device_tests.inventory import Inventory
     from device_tests.quarantine import BoardStates
     from device_tests.session import BoardSession
+    from edgesmith.progress import Progress
     from edgesmith.types import Device
 
 app = typer.Typer(help="The boards: add, probe, check, lease.", no_args_is_help=True, rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(help="A device of the inventory.")]
 Names = Annotated[list[str], typer.Argument(help="Devices of the inventory.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 DevicesFile = Annotated[Path | None, typer.Option(help="A devices.yaml; default: the one here, then the user's.")]
 
@@ -107,6 +110,26 @@ def add(
 
 
 @app.command()
+def probe(
+    names: Names,
+    devices_file: DevicesFile = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """What a board is, what it has, and the command for what it lacks. Changes nothing there."""
+    from device_tests.probe_report import probe_board
+
+    progress = _progress(quiet=quiet or as_json)
+
+    def look(device: Device) -> Shown:
+        with _session(device, progress) as session:
+            found = probe_board(session)
+        return Shown(found.as_dict(), found.lines())
+
+    _each(names, devices_file, look, as_json=as_json)
+
+
+@app.command()
 def lease(
     name: Name,
     duration: Annotated[
@@ -114,6 +137,7 @@ def lease(
     ] = "",
     wait: Annotated[str, typer.Option(help="How long to wait for somebody else.")] = "",
     devices_file: DevicesFile = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Keeps a board for you: your own runs get in, others wait. It ends by itself."""
@@ -125,9 +149,10 @@ def lease(
     wait_s = parse_duration(wait, option="--wait") if wait else 0.0
     device = _inventory(devices_file).get(name)
     by = leases.owner()
-    with _session(device) as session:
+    progress = _progress(quiet=quiet or as_json)
+    with _session(device, progress) as session:
         if seconds is not None:
-            before = reserve(session, by, seconds, _progress(quiet=as_json), wait_s=wait_s)
+            before = reserve(session, by, seconds, progress, wait_s=wait_s)
         found = leases.who(session.ask, device)
     holders = [one for one in (found.run, found.hold) if one is not None and one.expires_in_s > 0]
     if as_json:
@@ -149,6 +174,7 @@ def release(
     name: Name,
     force: Annotated[bool, typer.Option("--force", help="Also what is not yours; a run there is ended.")] = False,
     devices_file: DevicesFile = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Gives a board back."""
@@ -156,7 +182,7 @@ def release(
     from device_tests import reserve
 
     device = _inventory(devices_file).get(name)
-    with _session(device) as session:
+    with _session(device, _progress(quiet=quiet or as_json)) as session:
         gone = reserve.release(session, leases.owner(), force=force)
     if as_json:
         _print_json({"device": name, "released": [_holder(one) for one in gone]})
@@ -207,18 +233,49 @@ def _states() -> BoardStates:
 
 
 @contextlib.contextmanager
-def _session(device: Device) -> Iterator[BoardSession]:
+def _session(device: Device, progress: Progress) -> Iterator[BoardSession]:
     """An open session without a lease: it looks and asks, it does not measure."""
     from device_tests.session import BoardSession
 
     with (
         tempfile.TemporaryDirectory(prefix="edgesmith-") as scratch,
-        BoardSession(device, local_root=Path(scratch), progress=_progress(quiet=True)) as session,
+        BoardSession(device, local_root=Path(scratch), progress=progress) as session,
     ):
         yield session
 
 
-def _progress(*, quiet: bool) -> Any:
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What one board answered: for programs, for people, and the exit code that goes with it."""
+
+    value: dict[str, Any]
+    lines: tuple[str, ...]
+    exit_code: int = 0
+
+
+def _each(names: Sequence[str], devices_file: Path | None, work: Callable[[Device], Shown], *, as_json: bool) -> None:
+    """Board after board. One that fails does not keep the next from being asked; its exit code is ours."""
+    known = _inventory(devices_file)
+    devices = [known.get(name) for name in dict.fromkeys(names)]
+    shown = []
+    for device in devices:
+        try:
+            one = work(device)
+        except InfrastructureError as error:
+            told = {"device": device.name, "error": error.what, "next_step": error.next_step}
+            one = Shown(told, (), error.exit_code)
+            if not as_json:
+                typer.echo(f"{type(error).__name__}: {error}", err=True)
+        shown.append(one)
+        if not as_json:
+            for line in one.lines:
+                typer.echo(line)
+    if as_json:
+        _print_json([one.value for one in shown])
+    raise typer.Exit(max(one.exit_code for one in shown))
+
+
+def _progress(*, quiet: bool) -> Progress:
     from edgesmith.report.console import ConsoleProgress
 
     return ConsoleProgress(quiet=quiet)
