@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from device_tests.capability import CapabilityRecord
@@ -17,6 +17,7 @@ from targets.board_profiles import BoardProfile
 VENV = "~/edge"
 _FREE_WANTED = 500_000_000
 _CLOCK_OFF_S = 300.0
+_LAST_PIP_FOR_36 = "'pip<22'"
 _ASK_S = 20.0
 
 # By the ID of os-release: how to get packages, and Python's own.
@@ -111,7 +112,7 @@ def _runtime(record: CapabilityRecord, target: str, profile: BoardProfile | None
         return Missing(name=target, text=text, commands=_install(record, wheel))
     label = " and ".join(_label(package) for package in wheels.RUNTIMES[target])
     has = "have no" if " and " in label else "has no"
-    what = f"{label} {has} {_what(record)} wheel for Python {_python(place)}"
+    what = f"{label} {has} {place.machine} wheel for Python {_python(place)}"
     return Missing(name=target, **_other_way(record, target, what, profile))
 
 
@@ -119,80 +120,61 @@ def _other_way(record: CapabilityRecord, target: str, what: str, profile: BoardP
     """Text and commands where the board's own Python gets no wheel."""
     place = record.wheel_place
     if place.libc is None:
-        return {
-            "text": f"{what}: its C library is {record.libc or 'not known'}. Use a system with glibc, such as Debian."
-        }
+        libc = record.libc or "not known"
+        return {"text": f"{what}: its C library is {libc}. Use a system with glibc, such as Debian."}
     release = wheels.RELEASES.get(record.os_codename or "")
-    minors = wheels.pythons_for(target, place.machine, place.libc)
-    for minor in release.pythons if release else ():
-        wheel = wheels.runtime(target, wheels.Place(place.machine, (3, minor), place.libc))
+    for minor in reversed(release.pythons if release else ()):
+        wheel = wheels.runtime(target, replace(place, python=(3, minor)))
         if wheel is not None:
             python = f"python3.{minor}"
-            first = f"sudo apt-get update && sudo apt-get install -y {python} {python}-venv"
-            commands = (first, *_in_venv(python, wheel, upgrade_pip=True))
+            commands = (f"{_APT} {python} {python}-venv", *_in_venv(python, wheel, (3, minor)))
             return {"text": f"{what}; use Python 3.{minor} with {wheel}.", "commands": commands}
-    sixty_four = wheels.machine_of(record.machine, 64)
-    could = record.userland_32bit or (profile is not None and not profile.generic and place.machine not in profile.isa)
     ways = []
-    if place.machine == "armv7l" and could:
-        wheel = wheels.runtime(target, wheels.Place("aarch64", place.python, place.libc))
-        ways.append(f"the 64-bit system, which this board can run{f' ({wheel} fits there)' if wheel else ''}")
-    if minors:
-        old = wheels.runtime(target, wheels.Place(place.machine, (3, minors[-1]), place.libc))
-        ways.append(f"Python {_span(minors)} on this one ({old})")
-    if not ways:
-        return {"text": f"{what}, and for no other Python on {sixty_four} either."}
-    return {"text": f"{what}; use {', or '.join(ways)}."}
+    on_64_bits = wheels.runtime(target, replace(place, machine="aarch64"))
+    could = record.machine == "aarch64" or (profile is not None and profile.isa == "aarch64")
+    if place.machine == "armv7l" and could and on_64_bits is not None:
+        ways.append(f"the 64-bit system, which this board can run ({on_64_bits} fits there)")
+    if minors := wheels.pythons_for(target, place.machine, place.libc):
+        wheel = wheels.runtime(target, replace(place, python=(3, minors[-1])))
+        ways.append(f"Python 3.{minors[-1]} on this one ({wheel})")
+    return {"text": f"{what}; use {', or '.join(ways)}." if ways else f"{what}, and for no other Python either."}
 
 
 def _install(record: CapabilityRecord, wheel: wheels.Wheel) -> tuple[str, ...]:
     """Into the virtual environment that is used already, else into one of our own: no system's Python is touched."""
-    python = shlex.quote(record.executable)
+    python, place = shlex.quote(record.executable), record.wheel_place
     if record.venv:
+        pip = f"{python} -m pip"
         first = () if record.pip else (f"{python} -m ensurepip --upgrade",)
-        return (
-            *first,
-            *_upgraded(f"{python} -m pip", record, record.pip),
-            f"{python} -m pip install {wheel.requirement}",
-        )
+        upgrade = (_upgrade(pip, place.python),) if _is_old(record.pip) else ()
+        return (*first, *upgrade, f"{pip} install {wheel.requirement}")
+    # Where there is no numpy wheel, the system's own is used, from outside the environment; so is a Jetson's TensorRT.
+    own_numpy = wheels.newest("numpy", place) is None
+    outside = own_numpy or record.l4t is not None
+    needed = [] if record.ensurepip else ["python3-venv"]
+    needed += ["python3-numpy"] if own_numpy and record.numpy is None else []
     apt = record.os_id in ("debian", "raspbian", "ubuntu")
-    needed = [] if record.ensurepip or not apt else ["python3-venv"]
-    own_numpy = wheels.newest("numpy", record.wheel_place) is None
-    # No numpy wheel for this board: the system's own is used, from outside the environment.
-    needed += ["python3-numpy"] if own_numpy and apt and record.numpy is None else []
-    first = (f"{_APT} {' '.join(needed)}",) if needed else ()
-    old = record.wheel_place.python < (3, 10)
-    return (
-        *first,
-        *_in_venv(python, wheel, upgrade_pip=old, system=own_numpy, python_version=record.wheel_place.python),
-    )
+    first = (f"{_APT} {' '.join(needed)}",) if needed and apt else ()
+    return (*first, *_in_venv(python, wheel, place.python, outside=outside))
 
 
-def _in_venv(
-    python: str,
-    wheel: wheels.Wheel,
-    *,
-    upgrade_pip: bool,
-    system: bool = False,
-    python_version: wheels.Version = (3, 8),
-) -> tuple[str, ...]:
+def _in_venv(python: str, wheel: wheels.Wheel, version: wheels.Version, *, outside: bool = False) -> tuple[str, ...]:
+    """Makes an environment and installs into it; `outside`: it sees the system's own packages."""
     pip = f"{VENV}/bin/pip"
-    options = " --system-site-packages" if system else ""
-    return (
-        f"{python} -m venv{options} {VENV}",
-        *((f"{pip} install -U {_newest_pip(python_version)}",) if upgrade_pip else ()),
-        f"{pip} install {wheel.requirement}",
-    )
+    # The pip that comes with Python 3.9 and before is too old, or nearly so.
+    upgrade = (_upgrade(pip, version),) if version < (3, 10) else ()
+    options = " --system-site-packages" if outside else ""
+    return (f"{python} -m venv{options} {VENV}", *upgrade, f"{pip} install {wheel.requirement}")
 
 
-def _upgraded(pip: str, record: CapabilityRecord, found: str | None) -> tuple[str, ...]:
-    """What pip before 20.3 needs: it does not know the names of today's wheels, and says that there are none."""
-    numbers = tuple(int(part) for part in (found or "").split(".")[:2] if part.isdigit())
-    return (f"{pip} install -U {_newest_pip(record.wheel_place.python)}",) if numbers and numbers < (20, 3) else ()
+def _upgrade(pip: str, python: wheels.Version) -> str:
+    return f"{pip} install -U {_LAST_PIP_FOR_36 if python < (3, 7) else 'pip'}"
 
 
-def _newest_pip(python: wheels.Version) -> str:
-    return "'pip<22'" if python < (3, 7) else "pip"
+def _is_old(pip: str | None) -> bool:
+    """Before 20.3 pip does not know the names of today's wheels, and says that there are none."""
+    numbers = [int(part) for part in (pip or "").split(".")[:2] if part.isdigit()]
+    return bool(numbers) and numbers < [20, 3]
 
 
 def _tensorrt(record: CapabilityRecord) -> Iterator[Missing]:
@@ -230,18 +212,9 @@ def _state(record: CapabilityRecord) -> Iterator[Missing]:
         yield Missing(name="throttle state", text=text, commands=('sudo usermod -aG video "$USER"',), optional=True)
 
 
-def _what(record: CapabilityRecord) -> str:
-    machine = record.wheel_place.machine
-    return machine if record.wheel_place.libc is not None else f"{machine} musl"
-
-
 def _label(package: str) -> str:
     return _LABELS.get(package, package)
 
 
 def _python(place: wheels.Place) -> str:
     return f"{place.python[0]}.{place.python[1]}"
-
-
-def _span(minors: Sequence[int]) -> str:
-    return f"3.{minors[0]}-3.{minors[-1]}" if len(minors) > 1 else f"3.{minors[0]}"

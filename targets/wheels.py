@@ -85,20 +85,18 @@ class Release:
         python: minor version of its own Python 3.
         libc: its glibc.
         pythons: further minor versions that its archive has.
-        numpy: major version of its own python3-numpy.
     """
 
     title: str
     python: int
     libc: Version
     pythons: tuple[int, ...] = ()
-    numpy: int = 1
 
 
 RELEASES = {
     "bullseye": Release("Debian and Raspberry Pi OS 11", 9, (2, 31)),
     "bookworm": Release("Debian and Raspberry Pi OS 12", 11, (2, 36)),
-    "trixie": Release("Debian and Raspberry Pi OS 13", 13, (2, 41), numpy=2),
+    "trixie": Release("Debian and Raspberry Pi OS 13", 13, (2, 41)),
     "bionic": Release("Ubuntu 18.04 (JetPack 4)", 6, (2, 27), (7, 8)),
     "focal": Release("Ubuntu 20.04 (JetPack 5)", 8, (2, 31), (9,)),
     "jammy": Release("Ubuntu 22.04 (JetPack 6)", 10, (2, 35), (11,)),
