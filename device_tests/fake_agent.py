@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -196,6 +197,8 @@ class FakeChild:
 
 class _ScriptedRuns(child.Child):
     """The agent's child with the board's clock: a timed run takes what the script says, the outputs are computed."""
+
+    undisturbed = staticmethod(contextlib.nullcontext)
 
     def __init__(self, board: FakeBoard, precisions: Mapping[str, str]) -> None:
         super().__init__(clock=lambda: board.now_ns)

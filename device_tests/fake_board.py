@@ -6,9 +6,11 @@ clock, the sensors and what a run takes are scripted.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import random
+import shutil
 import tempfile
 import threading
 import time
@@ -46,8 +48,7 @@ class FakeBoard:
         self.script = script
         self.name = name
         self.log: list[str] = []
-        self._folder = tempfile.TemporaryDirectory(prefix="edgesmith-fake-")
-        self.home = Path(self._folder.name).resolve()
+        self.home = Path(tempfile.mkdtemp(prefix="edgesmith-fake-")).resolve()
         self._passed: Counter[Point] = Counter()
         self._struck: Counter[int] = Counter()
         self._mended: set[int] = set()
@@ -235,6 +236,16 @@ def quiet() -> Iterator[None]:
 
 _BOARDS: dict[tuple[Path, str, str], FakeBoard] = {}
 _GATE = threading.Lock()
+
+
+def forget_boards() -> None:
+    """Ends all fake boards of this process: the next ones are as new."""
+    with _GATE:
+        while _BOARDS:
+            shutil.rmtree(_BOARDS.popitem()[1].home, ignore_errors=True)
+
+
+atexit.register(forget_boards)
 
 
 def board_of(device: Device) -> FakeBoard:

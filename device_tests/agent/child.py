@@ -10,8 +10,21 @@ from device_tests.agent.protocol import Channel, Lines, Refusal, answer
 PROGRESS_S = 0.5
 
 
+@contextlib.contextmanager
+def _no_collection():
+    """Python's garbage collector would run inside a sample."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 class Child:
     """The methods the agent calls. `clock` tells nanoseconds; a scripted board has one of its own."""
+
+    undisturbed = staticmethod(_no_collection)
 
     def __init__(self, clock=timing.now_ns):
         self._clock = clock
@@ -56,14 +69,14 @@ class Child:
     def warm_up(self, params, _deadline, _event):
         """Runs until the median stands still. Result: nanoseconds, whether it did, the clock's own cost."""
         self._timed = self._samples.timed(self._runner.input_dtype, self._runner.input_quantization)
-        with _no_collection():
+        with self.undisturbed():
             samples, flat = timing.warm_up(self._timed_run(), params["max_s"], self._clock)
         self._runs = len(samples)
         return {"ns": samples, "flat": flat, "overhead_ns": timing.overhead_ns(clock=self._clock)}
 
     def window(self, params, _deadline, _event):
         """One turn. Result: nanoseconds of the runs kept apart and of the timed ones."""
-        with _no_collection():
+        with self.undisturbed():
             rewarm, samples = timing.window(
                 self._timed_run(), self._runs, params["runs"], params["seconds"], self._clock
             )
@@ -111,17 +124,6 @@ class Child:
             return clock() - start
 
         return run
-
-
-@contextlib.contextmanager
-def _no_collection():
-    """Python's garbage collector would run inside a sample."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def main():
