@@ -37,6 +37,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 RunsDir = Annotated[Path, typer.Option(help="Where run folders and the store of finished work are.")]
 Devices = Annotated[list[str] | None, typer.Option("--device", "-d", help="Instead of the config's devices; repeat.")]
 DevicesFile = Annotated[Path | None, typer.Option(help="A devices.yaml; default: beside the config, then the user's.")]
+LeaseWait = Annotated[float, typer.Option(min=0.0, help="Seconds to wait for a board that somebody else holds.")]
 Synthetic = Annotated[bool, typer.Option(help="Calibrate with random numbers: to try the tool chain, not to ship.")]
 
 
@@ -64,6 +65,7 @@ def run(
     allow_synthetic: Synthetic = False,
     remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure again even where nothing changed.")] = False,
     redo: Annotated[list[str] | None, typer.Option(help="Do this step again, e.g. prune; repeat.")] = None,
+    lease_wait: LeaseWait = 600.0,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -83,6 +85,7 @@ def run(
         allow_synthetic=allow_synthetic,
         redo=tuple(redo or ()),
         remeasure=remeasure,
+        lease_wait_s=lease_wait,
     )
     _run_and_print(loaded, options, quiet=quiet, as_json=as_json)
 
@@ -209,6 +212,7 @@ def measure(
     metric: Annotated[str, typer.Option(help="What accuracy means.")] = "top1",
     samples: Annotated[int | None, typer.Option(help="Take only this many, spread over the classes.")] = None,
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
+    lease_wait: LeaseWait = 600.0,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -225,6 +229,7 @@ def measure(
         metric=metric,
         samples=samples,
         threads=threads,
+        lease_wait_s=lease_wait,
         progress=ConsoleProgress(quiet=quiet or as_json),
     )
     if as_json:

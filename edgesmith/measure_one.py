@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import targets
 from calibration.checks import check_samples
 from calibration.samples import load_samples
 from device_tests.accuracy import dequantize, evaluate
+from device_tests.fleet import Fleet, Outcome
 from device_tests.inventory import find_inventory, load_inventory
 from device_tests.latency import summarise
+from device_tests.lease import owner
+from device_tests.quarantine import BoardStates, boards_folder
 from device_tests.session import BoardSession
 from edgesmith.config import DataSource
-from edgesmith.errors import InfrastructureError, ModelError
+from edgesmith.errors import BoardError, InfrastructureError, ModelError
 from edgesmith.files import gzip_size, sha256_file
 from edgesmith.progress import Progress
+from edgesmith.report.live import board_row
 from edgesmith.result import AccuracyRecord, LatencyRecord
-from edgesmith.types import Artifact, Device, Measurement, MeasureProtocol, SampleSet, TensorSpec, Validity
+from edgesmith.types import (
+    Artifact,
+    Device,
+    Measurement,
+    MeasureProtocol,
+    RecoveryStep,
+    SampleSet,
+    TensorSpec,
+    Validity,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +55,7 @@ class Row:
     fake: bool
     validity: Validity
     reasons: tuple[str, ...]
+    recovery: tuple[RecoveryStep, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
         """For --json; names as in `result.json`."""
@@ -51,6 +71,7 @@ class Row:
             "runner": self.runner,
             "validity": self.validity.value,
             "validity_reasons": list(self.reasons),
+            "recovery": [asdict(step) for step in self.recovery],
         }
 
     @property
@@ -86,8 +107,9 @@ def measure_artifact(
     samples: int | None,
     threads: int,
     progress: Progress,
+    lease_wait_s: float = 600.0,
 ) -> tuple[Row, ...]:
-    """Measures a compiled model on each device.
+    """Measures a compiled model on each device; boards over a link side by side, this machine alone.
 
     Args:
         path: a .tflite or .onnx.
@@ -96,6 +118,8 @@ def measure_artifact(
         metric: where the data has labels.
         samples: only so many, spread over the classes.
         threads: of the runtime.
+        progress: where it tells how far it is.
+        lease_wait_s: how long each board is waited for while somebody else holds it.
 
     Raises:
         InputError: the model, the data or a device's name.
@@ -104,27 +128,59 @@ def measure_artifact(
     artifact = read_artifact(path)
     spec = _float_input(artifact)
     known = load_inventory(inventory or find_inventory(None))
-    boards = [known.get(name) for name in devices]
+    boards = [known.get(name) for name in dict.fromkeys(devices)]
     source = DataSource(source=str(data.resolve()), samples=samples)
     held = load_samples(source, role="evaluation", spec=spec, root=Path.cwd(), seed=0, progress=progress)
     check_samples(held, spec, n_classes=None)
-    rows: list[Row] = []
-    failures: list[InfrastructureError] = []
-    for board in boards:
-        outcome: Measurement | InfrastructureError
-        try:
-            with BoardSession(board, local_root=runs_dir / ".cache" / "local-board", progress=progress) as session:
-                (outcome,) = session.measure([artifact], held.x, MeasureProtocol(threads=threads))
-        except InfrastructureError as error:
-            outcome = error
-        if isinstance(outcome, InfrastructureError):
-            failures.append(outcome)
-            rows.append(_failed(board, artifact, outcome))
-        else:
-            rows.append(_row(outcome, held, metric))
+    fleet = Fleet(
+        owner=owner(),
+        run_id=f"measure-{secrets.token_hex(3)}",
+        local_root=runs_dir / ".cache" / "local-board",
+        states=BoardStates(boards_folder()),
+        progress=progress,
+        row=partial(board_row, progress),
+        lease_wait_s=lease_wait_s,
+    )
+    outcomes = _measure(fleet, boards, artifact, held.x, MeasureProtocol(threads=threads))
+    failures = [outcome for outcome in outcomes.values() if isinstance(outcome, InfrastructureError)]
     if len(failures) == len(boards):
         raise failures[0]
-    return tuple(rows)
+    steps = fleet.steps()
+    return tuple(
+        _failed(board, artifact, outcome, steps)
+        if isinstance(outcome, InfrastructureError)
+        else _row(outcome, held, metric, steps)
+        for board in boards
+        for outcome in (outcomes[board.name],)
+    )
+
+
+def _measure(
+    fleet: Fleet, boards: Sequence[Device], artifact: Artifact, x: NDArray[Any], protocol: MeasureProtocol
+) -> dict[str, Measurement | InfrastructureError]:
+    """What each board gave, in their order."""
+    outcomes: dict[str, Measurement | InfrastructureError] = {}
+    ready = []
+    for board in boards:
+        try:
+            fleet.check(board)
+            ready.append(board)
+        except InfrastructureError as error:
+            outcomes[board.name] = error
+
+    def measure(session: BoardSession) -> Measurement | BoardError:
+        (outcome,) = session.measure([artifact], x, protocol)
+        return outcome
+
+    def done(ended: Outcome[Measurement | BoardError]) -> None:
+        found = ended.error or ended.value
+        if found is not None:
+            outcomes[ended.device.name] = found
+
+    fleet.each(ready, measure, done, leased=True)
+    for board in boards:
+        fleet.settle(board)
+    return {board.name: outcomes[board.name] for board in boards}
 
 
 def read_artifact(path: Path) -> Artifact:
@@ -167,7 +223,7 @@ def _float_input(artifact: Artifact) -> TensorSpec:
     return TensorSpec(name=spec.name, shape=(None, *spec.shape[1:]), dtype="float32" if quantized else spec.dtype)
 
 
-def _row(measured: Measurement, held: SampleSet, metric: str) -> Row:
+def _row(measured: Measurement, held: SampleSet, metric: str, steps: Sequence[RecoveryStep]) -> Row:
     accuracy = None
     if held.y is not None:
         outputs = dequantize(measured.outputs, measured.output_quantization)
@@ -185,10 +241,11 @@ def _row(measured: Measurement, held: SampleSet, metric: str) -> Row:
         fake=measured.board.fake,
         validity=measured.validity,
         reasons=measured.validity_reasons,
+        recovery=tuple(step for step in steps if step.device == measured.device),
     )
 
 
-def _failed(board: Device, artifact: Artifact, error: InfrastructureError) -> Row:
+def _failed(board: Device, artifact: Artifact, error: InfrastructureError, steps: Sequence[RecoveryStep]) -> Row:
     return Row(
         device=board.name,
         artifact_sha256=artifact.sha256,
@@ -201,4 +258,5 @@ def _failed(board: Device, artifact: Artifact, error: InfrastructureError) -> Ro
         fake=board.transport == "fake",
         validity=Validity.UNKNOWN,
         reasons=(str(error),),
+        recovery=tuple(step for step in steps if step.device == board.name),
     )
