@@ -7,7 +7,7 @@ import re
 from edgesmith.errors import ConfigError
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-_SPAN = re.compile("".join(rf"(?:(\d{{1,9}}){unit})?" for unit in _UNITS))
+_SPAN = re.compile("".join(rf"(?:(\d{{1,9}}){unit})?" for unit in _UNITS), re.ASCII)
 
 
 def parse_duration(text: str, *, option: str) -> float:

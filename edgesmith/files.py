@@ -25,7 +25,7 @@ def safe_name(text: str) -> str:
     """
     if _SAFE_NAME.fullmatch(text):
         return text
-    kept = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-.")[:80]
+    kept = re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-._")[:80]
     digest = sha256_bytes(text.encode("utf-8", "surrogatepass"))[:8]
     return f"{kept}-{digest}" if kept else digest
 

@@ -58,7 +58,7 @@ class RunFolder:
 
     def board_log(self, device: Device) -> Path:
         """Where one board's log of this run is."""
-        return self.path / "logs" / f"{device.name}.log"
+        return self.path / "logs" / f"{safe_name(device.name)}.log"
 
     def step(self, label: str, command: Sequence[str], inputs: Sequence[str] = ()) -> Path:
         """Opens `NN-<label>/` with the command that does this one step again.
