@@ -94,7 +94,8 @@ def facts(record: CapabilityRecord) -> Iterator[tuple[str, str]]:
     yield "python", _python(record)
     for target, why in sorted(record.missing.items()):
         yield target, f"no runtime: {why}"
-    yield from sorted(record.runtimes.items())
+    if record.runtimes:
+        yield "runtimes", ", ".join(f"{package} {text}" for package, text in sorted(record.runtimes.items()))
     if record.l4t or record.tensorrt or record.cuda:
         yield "nvidia", _nvidia(record)
     if record.power_mode or record.power_modes:

@@ -1,14 +1,23 @@
-"""What works on this machine, and the command that brings the rest."""
+"""What works on this machine and on boards, and the command that brings the rest."""
 
 from __future__ import annotations
 
 import shutil
-import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import targets
+from device_tests.capability import CapabilityRecord
+from device_tests.install import missing
+from device_tests.probe import facts, probe, probe_here, profile_for
+from device_tests.session import BoardSession
+from edgesmith.errors import InfrastructureError
+from edgesmith.progress import Progress, Silent
 from edgesmith.toolchain import version
+from edgesmith.types import Device
+from targets import wheels
 
 _PACKAGES = (
     ("tensorflow", "tflite"),
@@ -22,6 +31,9 @@ _PACKAGES = (
     ("matplotlib", "report"),
 )
 _FREE_BYTES_WANTED = 2_000_000_000
+
+# Of the machine's own record: the rest has a row of its own here.
+_SHOWN = ("board", "system", "processor", "memory", "python", "nvidia", "power mode", "clock lock", "throttling")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +54,18 @@ class Row:
         return {"name": self.name, "ok": self.ok, "text": self.text, "fix": self.fix or None}
 
 
-def examine() -> tuple[Row, ...]:
-    """Looks at Python, packages, targets, the disk and SSH. Imports nothing heavy, contacts no board."""
-    return (_python(), *(_package(name, extra) for name, extra in _PACKAGES), *target_rows(), _disk(), _ssh_config())
+def examine(devices: Sequence[Device] = (), progress: Progress | None = None) -> tuple[Row, ...]:
+    """Looks at this machine: what it is, packages, targets, the disk, SSH; then at boards, one after the other.
+
+    Without boards nothing heavy is imported and nobody is contacted.
+
+    Args:
+        devices: boards to look at, too. One that cannot be reached is a row that says so.
+        progress: told which board is being reached.
+    """
+    here = (*_machine(), *(_package(name, extra) for name, extra in _PACKAGES), *target_rows(), _disk(), _ssh_config())
+    boards = (row for device in devices for row in _board(device, progress or Silent()))
+    return (*here, *boards)
 
 
 def target_rows() -> tuple[Row, ...]:
@@ -61,9 +82,38 @@ def target_rows() -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def _python() -> Row:
-    text = f"{sys.version.split()[0]} at {sys.executable}"
-    return Row("python", ok=True, text=text)
+def _machine() -> Iterator[Row]:
+    record = probe_here()
+    for name, text in facts(record):
+        if name in _SHOWN:
+            yield Row(name, ok=True, text=text)
+    # A workstation's runtimes come with the tool chain; an arm64 board may have neither, and needs its own command.
+    yield from _lacking("", record, Device(name="local", transport="local"), ours=record.machine == "x86_64")
+
+
+def _board(device: Device, progress: Progress) -> Iterator[Row]:
+    """Every fact of a board, and what it lacks, under its name."""
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="edgesmith-") as scratch,
+            BoardSession(device, local_root=Path(scratch), progress=progress) as session,
+        ):
+            record = probe(session)
+    except InfrastructureError as error:
+        yield Row(device.name, ok=False, text=error.what, fix=error.next_step)
+        return
+    for name, text in facts(record):
+        yield Row(f"{device.name}: {name}", ok=name not in record.missing, text=text)
+    yield from _lacking(f"{device.name}: ", record, device, ours=False)
+
+
+def _lacking(prefix: str, record: CapabilityRecord, device: Device, *, ours: bool) -> Iterator[Row]:
+    profile, warning = profile_for(device, record)
+    if warning:
+        yield Row(f"{prefix}profile", ok=False, text=warning)
+    for one in missing(record, profile):
+        if not (ours and one.name in wheels.RUNTIMES):
+            yield Row(f"{prefix}{one.name}", ok=False, text=one.text, fix="\n".join(one.commands))
 
 
 def _package(name: str, extra: str) -> Row:

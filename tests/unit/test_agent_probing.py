@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from device_tests.agent import probing
+from device_tests.agent import probing, runtimes
+from device_tests.agent.protocol import MARKER, PROTOCOL, Deadline
 from device_tests.agent.reading import Root
+from device_tests.agent_zip import build_agent
+from device_tests.capability import CapabilityRecord
 from tests.board_trees import Tree, jetson, raspberry_pi, workstation
 
 
@@ -186,3 +193,40 @@ def test_nothing_of_the_tree_is_changed(tmp_path: Path):
     before = content()
     look(tree)
     assert content() == before
+
+
+PYENV = Path.home() / ".pyenv" / "versions"
+OLDEST = PYENV / "3.6.15" / "bin" / "python"
+
+
+@pytest.mark.parametrize("python", [sys.executable, *([str(OLDEST)] if OLDEST.exists() else [])])
+def test_the_agent_answers_with_every_key_of_the_record(tmp_path: Path, python: str):
+    place = tmp_path / "agent.zip"
+    place.write_bytes(build_agent().content)
+    asked = {"id": 1, "protocol": PROTOCOL, "method": "probe", "params": {}, "timeout_s": 60}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([python, "-u", place], stdin=pipe, stdout=pipe, stderr=pipe, cwd=tmp_path) as agent:
+        assert agent.stdin is not None
+        assert agent.stdout is not None
+        assert agent.stdout.readline().decode().strip() == MARKER
+        agent.stdin.write(json.dumps(asked).encode() + b"\n")
+        agent.stdin.flush()
+        answer = json.loads(agent.stdout.readline())
+        agent.communicate(timeout=20)
+    found = answer["result"]
+    assert {field.name for field in fields(CapabilityRecord)} - {"device", "clock_off_s"} <= set(found)
+    assert found["executable"] == python
+    assert set(found["runners"]) | set(found["missing"]) == {"onnxruntime", "tflite"}
+
+
+def test_the_runtimes_are_tried_once_in_an_agents_life(monkeypatch: pytest.MonkeyPatch):
+    tried = []
+
+    def count(deadline: Deadline) -> dict[str, Any]:
+        tried.append(deadline)
+        return {"runners": ["tflite"]}
+
+    monkeypatch.setattr(runtimes, "_FOUND", {})
+    monkeypatch.setattr(runtimes, "_try", count)
+    assert runtimes.importable(Deadline(1)) == runtimes.importable(Deadline(1)) == {"runners": ["tflite"]}
+    assert len(tried) == 1

@@ -224,7 +224,7 @@ def test_the_record_for_people(tmp_path: Path):
     assert "processor    cortex-a76, 4 cores: asimd asimdhp fphp asimddp" in lines
     assert "memory       8.4 GB, 6.3 GB available, 0.2 GB swap" in lines
     assert "python       3.11.2 at /usr/bin/python3, the system's, pip 23.0.1, no numpy" in lines
-    assert "onnxruntime  1.31.1" in lines
+    assert "runtimes     onnxruntime 1.31.1" in lines
     assert "clock        cores 0-3: 600 MHz of 600-2400, ondemand" in lines
     assert "heat         cpu-thermal 48.3 °C" in lines
     assert "power        pmic: VDD_CORE" in lines
