@@ -272,6 +272,10 @@ class _Board:
         def noted(session: BoardSession) -> WorkT:
             if session.lease is not None:
                 self.link.lease = session.lease
-            return work(session)
+            try:
+                return work(session)
+            finally:
+                if session.agent_log:
+                    self.link.log.line(f"the agent's last lines:\n{session.agent_log}")
 
         return self.ladder.work(noted, leased=leased)

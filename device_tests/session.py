@@ -70,6 +70,7 @@ class BoardSession:
         self._zip = agent or build_agent()
         self._stack = contextlib.ExitStack()
         self._connection: Connection | None = None
+        self._process: Process | None = None
         self._agent: AgentClient | None = None
         self._aborted = False
         self._hello: Mapping[str, Any] = {}
@@ -88,6 +89,11 @@ class BoardSession:
         if self._connection is None:
             raise InternalError("the board session is not open.")
         return self._connection
+
+    @property
+    def agent_log(self) -> str:
+        """The last lines of the agent's stderr; empty where it was never started."""
+        return "" if self._process is None else self._process.stderr_tail().strip()
 
     def ask(self, method: str, params: Mapping[str, Any], deadline: Deadline) -> Mapping[str, Any]:
         """Asks the agent.
@@ -190,7 +196,7 @@ class BoardSession:
         python = self.device.python
         path, sent = deploy.ensure_agent(connection, python, self._workdir, self._zip, self._local_root, ready)
         self.bytes_sent += sent
-        process = connection.spawn([python, "-u", path], ready)
+        self._process = process = connection.spawn([python, "-u", path], ready)
         self._stack.callback(_end, process)
         agent = AgentClient(process, self.device.name)
         agent.wait_until_ready(ready)
