@@ -63,10 +63,9 @@ def place_for_new() -> Path:
 
     Where there is none yet: beside the config, else the user's own.
     """
-    config = Path("edgesmith.yaml")
-    if (found := find_inventory(config)) is not None:
+    if (found := find_inventory(None)) is not None:
         return found
-    return Path("devices.yaml") if config.is_file() else own_inventory()
+    return Path("devices.yaml") if Path("edgesmith.yaml").is_file() else own_inventory()
 
 
 def enrol(path: Path, name: str, given: Mapping[str, Any], *, fingerprint: str, ask: Ask | None) -> Enrolled:

@@ -214,9 +214,9 @@ class Inventory:
 
 
 def find_inventory(config: Path | None) -> Path | None:
-    """The inventory file: beside the config, else the user's own; None where neither is there."""
-    beside = [] if config is None else [config.resolve().parent / "devices.yaml"]
-    return next((path for path in [*beside, own_inventory()] if path.is_file()), None)
+    """The inventory file: beside the config (without one, here), else the user's own; None where neither is there."""
+    folder = Path.cwd() if config is None else config.resolve().parent
+    return next((path for path in (folder / "devices.yaml", own_inventory()) if path.is_file()), None)
 
 
 def own_inventory() -> Path:
