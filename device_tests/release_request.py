@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 KEEP = 2
 """Releases kept besides the current one."""
 
+_STAMP = "%Y%m%d-%H%M%S"
 _INPUTS = "smoke-inputs.npy"
 _RUNS = 30
 _SLOWER = 5.0
@@ -73,11 +75,16 @@ class ReleaseRequest:
 
 
 def new_version(sha256: str, taken: Sequence[str] = (), now: dt.datetime | None = None) -> str:
-    """A new release's version: time here, by UTC, and the start of the model's hash; sorts by time."""
+    """A new release's version: time here, by UTC, and the start of the model's hash. Sorts after all that are there.
+
+    Where another workstation's clock is ahead of ours, or the second is the same, it is the second after the newest.
+    """
     moment = now or dt.datetime.now(dt.UTC)
-    while (made := f"{moment:%Y%m%d-%H%M%S}-{sha256[:8]}") in taken:
-        moment += dt.timedelta(seconds=1)
-    return made
+    for version in taken:
+        with contextlib.suppress(ValueError):
+            stamp = dt.datetime.strptime(version[: len("20261122-071530")], _STAMP).replace(tzinfo=dt.UTC)
+            moment = max(moment, stamp + dt.timedelta(seconds=1))
+    return f"{moment.strftime(_STAMP)}-{sha256[:8]}"
 
 
 def write_files(request: ReleaseRequest, folder: Path) -> dict[str, Path]:
@@ -121,7 +128,8 @@ def make_manifest(
     artifact, p50_ms = request.artifact, request.measured.p50_ms
     ins, outs = artifact.signature.inputs, artifact.signature.outputs
     tensors = tuple(TensorPart.of(*pair) for pair in zip([*ins, *outs], request.quantization, strict=True))
-    packages = runners.load(request.runner).PACKAGES
+    ours = request.runner in runners.names()
+    packages = runners.load(request.runner).PACKAGES if ours else tuple(info.runtimes)
     return Manifest(
         name=request.name,
         version=version,

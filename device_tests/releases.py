@@ -142,7 +142,7 @@ def _no_such(device: str, there: ModelReleases, to: str | None) -> InputError:
     if there.current is None:
         return InputError(f"{device}: nothing of {there.name} is released.", next_step=known)
     return InputError(
-        f"{device}: the release before {there.current} of {there.name} is no longer there.", next_step=known
+        f"{device}: nothing of {there.name} came before {there.current}, or it is no longer there.", next_step=known
     )
 
 
