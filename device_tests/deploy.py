@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device_tests.agent_client import AgentClient, Refused
 from device_tests.agent_zip import AgentZip, build_agent
 from device_tests.connection import Connection
 from device_tests.deadline import Deadline
-from edgesmith.errors import BoardError
+from device_tests.upload import push
+from edgesmith.errors import BoardError, InfrastructureError
 from edgesmith.files import sha256_bytes, write_bytes
-from edgesmith.progress import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["AgentZip", "EncodedInputs", "build_agent", "encode_inputs", "ensure_agent", "push"]
 
 _OLDEST_PYTHON = (3, 6)
+_CLEAN_S = 10.0
 
 # Runs on the board before the agent is there: says what Python it is and, where a file waits in incoming/, accepts it.
 _BOOTSTRAP = """
@@ -115,7 +115,14 @@ def ensure_agent(
         return target, 0
     file = scratch / f"agent-{agent.sha256}.zip"
     write_bytes(file, agent.content)
-    connection.put(file, upload, deadline)
+    try:
+        connection.put(file, upload, deadline)
+    except InfrastructureError:
+        # The board has not been leased yet, so another of our sessions may be sending the same: names are random, and
+        # what has begun under one is never gone on with.
+        with contextlib.suppress(InfrastructureError):
+            connection.run(["rm", "-f", upload, f"{upload}.part"], Deadline.after(_CLEAN_S))
+        raise
     if not _bootstrap(connection, bootstrap, deadline)["have"]:
         raise BoardError(
             f"{connection.address}: the agent arrived damaged in {workdir}.",
@@ -154,49 +161,3 @@ def _bootstrap(connection: Connection, argv: list[str], deadline: Deadline) -> d
 def _last_line(text: bytes) -> str:
     lines = text.decode("utf-8", "replace").strip().splitlines()
     return lines[-1] if lines else "no message"
-
-
-def push(
-    connection: Connection,
-    agent: AgentClient,
-    workdir: str,
-    files: Mapping[str, Path],
-    deadline: Deadline,
-    progress: Progress,
-) -> int:
-    """Sends those files that the board does not have; each is verified there before it gets its name.
-
-    Args:
-        connection: the open link.
-        agent: the running agent.
-        workdir: our folder on the board.
-        files: sha256 -> file here.
-        deadline: for all of them.
-        progress: told the bytes.
-
-    Returns:
-        Bytes sent.
-
-    Raises:
-        BoardError: no room, or a file arrived damaged twice.
-    """
-    here = set(agent.call("have", {"sha256": sorted(files)}, deadline)["have"])
-    missing = {sha256: path for sha256, path in files.items() if sha256 not in here}
-    if not missing:
-        return 0
-    total = sum(path.stat().st_size for path in missing.values())
-    with progress.task(f"send to {connection.address}", total=total) as task:
-        for sha256, path in missing.items():
-            upload = f"incoming/{sha256[:16]}-{secrets.token_hex(4)}"
-            connection.put(path, f"{workdir}/{upload}", deadline, task.advance)
-            try:
-                agent.call("verify", {"path": upload, "sha256": sha256}, deadline)
-            except Refused as refused:
-                if refused.code != "damaged":
-                    raise
-                raise BoardError(
-                    f"{connection.address}: {path.name}: {refused.message}. "
-                    f"The board has {refused.facts.get('free_bytes', 0):,} bytes free.",
-                    next_step="Free space on the board if it is full; else its disk or memory card may be failing.",
-                ) from None
-    return total

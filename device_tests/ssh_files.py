@@ -15,9 +15,6 @@ import asyncssh
 from device_tests.ssh_link import LINK_ERRORS, Link
 from edgesmith.errors import BoardError
 
-_BLOCK = 1 << 18
-_IN_FLIGHT = 1 << 21
-"""Bytes that wait for an answer: the window of a channel of sshd. More would only be sent again after a cut."""
 _MEASURABLE = 1 << 18
 _LITTLE = 1 << 16
 _READ_ONLY = 1  # ST_RDONLY of statvfs@openssh.com
@@ -78,13 +75,14 @@ class SshFiles:
 
     async def _send(self, sftp: asyncssh.SFTPClient, local: Path, part: bytes, begun: int, sent: Told | None) -> None:
         """Writes from `begun` on, several blocks ahead of the answers. `sent` hears of what was answered."""
-        block_size = min(_BLOCK, sftp.limits.max_write_len)
-        window: collections.deque[asyncio.Task[int]] = collections.deque()
-        pace = _Pace()
+        waiting: collections.deque[tuple[float, asyncio.Task[int]]] = collections.deque()
+        window, pace = _Window(sftp.limits.max_write_len), _Pace()
 
         async def answered() -> None:
-            amount = await window[0]
-            window.popleft()
+            asked, task = waiting[0]
+            amount = await task
+            waiting.popleft()
+            window.answered(amount, time.monotonic() - asked)
             pace.answered(amount)
             if sent is not None:
                 sent(amount)
@@ -93,17 +91,18 @@ class SshFiles:
         try:
             with local.open("rb") as source:
                 at = source.seek(begun)
-                while block := source.read(block_size):
-                    window.append(asyncio.create_task(file.write(block, at)))
+                while block := source.read(window.block):
+                    waiting.append((time.monotonic(), asyncio.create_task(file.write(block, at))))
                     at += len(block)
-                    if len(window) * block_size >= _IN_FLIGHT:
+                    window.sent(len(block))
+                    while window.is_full:
                         await answered()
-            while window:
+            while waiting:
                 await answered()
         finally:
-            for task in window:
+            for _, task in waiting:
                 task.cancel()
-            await asyncio.gather(*window, return_exceptions=True)
+            await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
         await file.close()
         self.rate = pace.rate or self.rate
 
@@ -159,6 +158,44 @@ class SshFiles:
             finally:
                 # Without waiting for the board's answer: on a link that says nothing any more none would come.
                 sftp.exit()
+
+
+class _Window:
+    """How much may wait for its answer: enough to fill the link, and no more than it takes half a second for.
+
+    What waits is in the way of keepalives and heartbeats on the same link, and is sent again after a cut.
+    """
+
+    _SOON_S, _LATE_S = 0.5, 1.0
+    _LEAST, _MOST = 1 << 16, 1 << 21  # the most: the window of a channel of sshd
+
+    def __init__(self, longest_write: int) -> None:
+        """`longest_write`: what the server takes in one request."""
+        self._longest = min(longest_write, 1 << 18)
+        self._room = 1 << 18
+        self._waiting = 0
+
+    @property
+    def block(self) -> int:
+        """How much to send in one request: large ones cost less, small ones are answered sooner."""
+        return min(self._longest, max(self._room // 8, self._LEAST // 2))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether to wait for an answer first."""
+        return self._waiting + self.block > self._room
+
+    def sent(self, amount: int) -> None:
+        """So much is on its way."""
+        self._waiting += amount
+
+    def answered(self, amount: int, after_s: float) -> None:
+        """So much has arrived, so long after it was sent."""
+        self._waiting -= amount
+        if after_s < self._SOON_S:
+            self._room = min(self._room + amount, self._MOST)
+        elif after_s > self._LATE_S:
+            self._room = max(self._room - amount, self._LEAST)
 
 
 class _Pace:

@@ -2,7 +2,7 @@
 
 import os
 
-from device_tests.agent import environment, measuring, probing, releasing, runtimes
+from device_tests.agent import echo, environment, measuring, probing, releasing, runtimes
 from device_tests.agent.leasing import Leasing
 from device_tests.agent.protocol import PROTOCOL, Deadline, Refusal
 from device_tests.agent.work import Folders
@@ -31,6 +31,7 @@ class Agent:
             "infer": self.infer,
             "forget": self.forget,
         }
+        found.update(echo.methods(self))
         found.update(probing.methods(self))
         found.update(releasing.methods(self))
         found.update(self.leasing.methods())
@@ -56,13 +57,14 @@ class Agent:
         return dict(found, **runtimes.importable(deadline))
 
     def have(self, params, _deadline, _event):
-        """Which of `sha256` are here, content checked."""
-        return {"have": self._folders().have(params["sha256"])}
+        """Which of `sha256` are here, content checked; and the names of uploads that wait to be gone on with."""
+        folders = self._folders()
+        return {"have": folders.have(params["sha256"]), "incoming": folders.incoming.names()}
 
     def verify(self, params, _deadline, _event):
-        """Accepts the uploaded `path` under its `sha256`, or removes it and refuses."""
-        folders = self._folders()
-        return {"path": folders.verify(os.path.join(folders.root, params["path"]), params["sha256"])}
+        """Accepts the uploaded `path` under its `sha256`, or removes it and refuses. See `Incoming.accept`."""
+        encoding, size = params.get("encoding", ""), params.get("size")
+        return {"path": self._folders().verify(params["path"], params["sha256"], encoding, size)}
 
     def measure(self, params, _deadline, event):
         """Latency and outputs of `artifacts` on `inputs`, taking turns; see `measuring.measure`."""

@@ -1,7 +1,7 @@
 """The agent's folders on the board: blobs named by their hash, and a work folder that goes with the agent.
 
 <workdir>/agent/agent-<sha256>.zip
-<workdir>/incoming/          uploads that nobody has verified yet
+<workdir>/incoming/          uploads that nobody has verified yet; see `incoming`
 <workdir>/blobs/<sha256>     verified; kept, so that nothing is sent twice
 <workdir>/work/<pid>-<n>/    of one running agent
 """
@@ -9,38 +9,35 @@
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import shutil
 import tempfile
 import time
 
+from device_tests.agent.incoming import Incoming, sha256_file
 from device_tests.agent.protocol import Refusal
 
-DAY_S = 86400
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Folders:
-    """The folders below one workdir. Paths in answers are absolute."""
+    """The folders below one workdir. Paths in answers are absolute.
+
+    Attributes:
+        root: the workdir.
+        incoming: uploads that nobody has verified yet.
+        work: of this agent alone; goes with it.
+    """
 
     def __init__(self, workdir):
         self.root = os.path.abspath(workdir)
         self._blobs = os.path.join(self.root, "blobs")
-        for name in ("blobs", "incoming", "work"):
+        for name in ("blobs", "work"):
             os.makedirs(os.path.join(self.root, name), exist_ok=True)
-        self._forget_old_uploads()
+        self.incoming = Incoming(self.root)
+        self.incoming.forget_old()
         self.work, self._lock = self._claim()
-
-    def _forget_old_uploads(self):
-        """Removes what a cut link left in `incoming` more than a day ago."""
-        incoming = os.path.join(self.root, "incoming")
-        for name in os.listdir(incoming):
-            with contextlib.suppress(FileNotFoundError):
-                path = os.path.join(incoming, name)
-                if time.time() - os.path.getmtime(path) > DAY_S:
-                    os.remove(path)
 
     def _claim(self):
         """Makes our work folder and removes those whose agent is gone, which is who no longer holds the lock."""
@@ -75,24 +72,14 @@ class Folders:
                 os.remove(path)
         return found
 
-    def verify(self, upload, sha256):
-        """Moves an uploaded file among the blobs if its content is what its name says; else removes it.
-
-        Raises:
-            Refusal: "damaged".
-        """
+    def verify(self, upload, sha256, encoding="", size=None):
+        """Moves an uploaded file among the blobs if its content is what its name says; see `Incoming.accept`."""
         target = self._path(sha256)
-        actual = sha256_file(upload)
-        if actual != sha256:
-            size = os.path.getsize(upload)
-            os.remove(upload)
-            raise Refusal(
-                "damaged",
-                "the upload arrived damaged and was removed: sha256 %s, expected %s (%d bytes)"
-                % (actual, sha256, size),
-                free_bytes=self.free_bytes(),
-            )
-        os.replace(upload, target)
+        try:
+            self.incoming.accept(upload, sha256, target, encoding, size)
+        except Refusal as refusal:
+            refusal.facts["free_bytes"] = self.free_bytes()
+            raise
         return target
 
     def free_bytes(self):
@@ -123,18 +110,6 @@ class Folders:
         if not _SHA256.fullmatch(sha256):
             raise Refusal("bad-params", "not a sha256: %r" % sha256)
         return os.path.join(self._blobs, sha256)
-
-
-def sha256_file(path):
-    """Hex SHA-256. Refusal when the file is not there."""
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as stream:
-            for chunk in iter(lambda: stream.read(1 << 20), b""):
-                digest.update(chunk)
-    except FileNotFoundError:
-        raise Refusal("not-found", "no file %s" % path) from None
-    return digest.hexdigest()
 
 
 def _remove_if_left(folder):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -96,7 +95,8 @@ def test_unknown_method_wrong_version_and_nonsense_are_answers(start: Callable[.
     unknown = agent.ask("reboot")
     assert unknown["id"] == 7
     assert unknown["error"]["code"] == "unknown-method"
-    assert "no method 'reboot'; there are forget, have, hello" in unknown["error"]["message"]
+    assert unknown["error"]["message"].startswith("no method 'reboot'; there are ")
+    assert ", hello, " in unknown["error"]["message"]
     other = agent.ask("hello", protocol=99, workdir="board")["error"]
     assert other["code"] == "version-mismatch"
     assert other["message"] == f"this agent speaks protocol {PROTOCOL}, the request is of protocol 99"
@@ -139,18 +139,6 @@ def test_the_next_agent_removes_what_a_killed_one_left_and_nothing_else(start: C
     third.ask("hello", workdir="board")
     left = {int(p.name.split("-")[0]) for p in (third.folder / "board" / "work").iterdir() if p.is_dir()}
     assert left == {alive.process.pid, third.process.pid}
-
-
-def test_uploads_that_nobody_finished_go_after_a_day(start: Callable[..., Raw]):
-    agent = start()
-    agent.line()
-    incoming = agent.folder / "board" / "incoming"
-    incoming.mkdir(parents=True)
-    for name, age_s in (("old", 90_000), ("new", 60)):
-        (incoming / name).touch()
-        os.utime(incoming / name, (time.time() - age_s,) * 2)
-    agent.ask("hello", workdir="board")
-    assert [path.name for path in incoming.iterdir()] == ["new"]
 
 
 def test_an_upload_is_accepted_only_with_the_right_content(start: Callable[..., Raw]):
