@@ -141,7 +141,7 @@ class Ladder:
 
     def settle(self) -> None:
         """The run is done with the board: counts how it went, and quarantines what keeps failing."""
-        if self._stopping.is_set() or any(step.rung is Rung.QUARANTINE for step in self.steps):
+        if self._stopping.is_set() or self._is_quarantined:
             return
         if self._errors_in_a_row >= RUNS_IN_A_ROW:
             last = self.steps[-1].reason
@@ -257,7 +257,7 @@ class Ladder:
         self._reach.tell(f"{step.rung.value}: {outcome} ({took:.1f} s)")
 
     def _quarantine(self, reason: str) -> None:
-        if self._is_here:
+        if self._is_here or self._is_quarantined:
             return
         name = self._device.name
         with self._best_effort():
@@ -274,6 +274,10 @@ class Ladder:
     @property
     def _is_here(self) -> bool:
         return self._device.transport == "local"
+
+    @property
+    def _is_quarantined(self) -> bool:
+        return any(step.rung is Rung.QUARANTINE for step in self.steps)
 
     @contextlib.contextmanager
     def _best_effort(self) -> Iterator[None]:
