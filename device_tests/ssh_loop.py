@@ -88,9 +88,17 @@ def _is_news(record: logging.LogRecord) -> bool:
     return record.msg != "socket.send() raised exception."
 
 
-@functools.cache
 def ssh_loop() -> LoopThread:
     """The one loop of this process, started when first needed."""
+    with _starting:  # boards are reached side by side: two threads may be the first
+        return _started()
+
+
+_starting = threading.Lock()
+
+
+@functools.cache
+def _started() -> LoopThread:
     thread = LoopThread()
     atexit.register(thread.stop)
     return thread
