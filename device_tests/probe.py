@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device_tests.capability import CapabilityRecord, read_record
+from device_tests.capability import CapabilityRecord, Clock, read_record
 from device_tests.deadline import Deadline
 from edgesmith.toolchain import version
 from edgesmith.types import Device
@@ -102,10 +102,7 @@ def facts(record: CapabilityRecord) -> Iterator[tuple[str, str]]:
         others = ", ".join(name for name in record.power_modes if name != record.power_mode)
         yield "power mode", f"{record.power_mode or 'not known'}" + (f" (there are also {others})" if others else "")
     for clock in record.clocks:
-        yield (
-            "clock",
-            f"cores {_spans(clock.cpus)}: {_mhz(clock.current_khz)} MHz of {_limits(clock)}, {clock.governor}",
-        )
+        yield "clock", _clock(clock)
     lock = record.clock_lock
     yield "clock lock", f"possible: {lock.how}" if lock.possible else f"not possible: {lock.reason}"
     yield "heat", _heat(record)
@@ -178,8 +175,10 @@ def _nvidia(record: CapabilityRecord) -> str:
     return text + ("" if record.tensorrt_python or not record.tensorrt else " (not importable from this Python)")
 
 
-def _limits(clock: Any) -> str:
-    return f"{_mhz(clock.min_khz)}-{_mhz(clock.max_khz)}"
+def _clock(clock: Clock) -> str:
+    cores = f"cores {_spans(clock.cpus)}: " if clock.cpus else ""
+    limits = f" of {_mhz(clock.min_khz)}-{_mhz(clock.max_khz)}" if clock.max_khz is not None else ""
+    return f"{cores}{_mhz(clock.current_khz)} MHz{limits}, {clock.governor or 'governor not known'}"
 
 
 def _heat(record: CapabilityRecord) -> str:
@@ -212,7 +211,7 @@ def _throttling(bits: str | None) -> str:
 
 
 def _spans(cpus: tuple[int, ...]) -> str:
-    return f"{cpus[0]}-{cpus[-1]}" if len(cpus) > 1 else str(cpus[0]) if cpus else "?"
+    return f"{cpus[0]}-{cpus[-1]}" if len(cpus) > 1 else str(cpus[0])
 
 
 def _mhz(khz: int | None) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 CPUINFO = {
@@ -40,7 +41,6 @@ class Tree:
     """
 
     top: Path
-    files: dict[str, str] = field(default_factory=dict)
 
     def write(self, path: str, text: str) -> Tree:
         """Puts a file there."""
@@ -102,6 +102,11 @@ class Tree:
         for name, value in values.items():
             self.write(f"{folder}/{name}", f"{value}\n")
         return self
+
+    def bare_clock(self, now: int) -> Tree:
+        """Only the first core's clock, as some kernels show it, and no policy."""
+        shutil.rmtree(self.top / "sys/devices/system/cpu/cpufreq")
+        return self.write("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", f"{now}\n")
 
     def zone(self, number: int, kind: str, millidegrees: int) -> Tree:
         """A thermal zone."""

@@ -46,6 +46,8 @@ def _clock_lock(root, clocks):
         return _lock("", "there is no cpufreq here: the clocks are not this system's to set")
     if all(root.writable(clock["path"] + "/scaling_governor") for clock in clocks):
         return _lock("scaling_governor is writable")
+    if root.tool("sudo") is None:
+        return _lock("", "scaling_governor belongs to root, and there is no sudo")
     if root.command("sudo", "-n", "true") is None:
         return _lock("", "scaling_governor belongs to root, and sudo asks for a password")
     if root.tool("jetson_clocks"):

@@ -173,6 +173,12 @@ def test_whether_clocks_could_be_held_still(
     assert bool(found["reason"]) is not bool(expected)
 
 
+def test_without_sudo_clocks_cannot_be_held_still(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Root, "writable", lambda *_: False)
+    found = look(raspberry_pi(tmp_path, "4"))["clock_lock"]
+    assert found["reason"] == "scaling_governor belongs to root, and there is no sudo"
+
+
 def test_a_writable_governor_needs_no_sudo(tmp_path: Path):
     tree = raspberry_pi(tmp_path, "4").tool("sudo", "touch asked")
     assert look(tree)["clock_lock"]["how"] == "scaling_governor is writable"

@@ -244,6 +244,11 @@ def test_a_jetson_for_people(tmp_path: Path):
     assert any(line.startswith("wall clock   off by 13 years (behind): it says 20") for line in lines)
 
 
+def test_a_clock_without_limits_is_shown_as_far_as_it_is_known(tmp_path: Path):
+    tree = raspberry_pi(tmp_path, "4").bare_clock(1800000)
+    assert "clock        1800 MHz, governor not known" in describe(record(tree))
+
+
 def test_a_32_bit_userland_and_an_emulator_say_so(tmp_path: Path):
     lines = describe(record(raspberry_pi(tmp_path, "4"), pointer_bits=32, emulated=True))
     assert lines[0] == "board        Raspberry Pi 4 Model B Rev 1.4 (bcm2711), EMULATED"
