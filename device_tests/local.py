@@ -94,12 +94,15 @@ class Local:
         self._copy(self._root / remote, local, deadline, None)
 
     def abort(self) -> None:
-        """See `Connection.abort`. Ends what runs."""
+        """See `Connection.abort`. Commands are ended; what was spawned sees the end of its stdin, as over a link."""
         with self._lock:
             self._aborted = True
-            for process in self._open:
+            spawned = tuple(self._running)
+            for process in self._open - {one.process for one in spawned}:
                 if process.poll() is None:
                     _kill_group(process)
+        for one in spawned:
+            one.cut()
 
     def close(self) -> None:
         """See `Connection.close`."""
@@ -157,11 +160,15 @@ class Local:
 
 
 class LocalProcess:
-    """Fulfils `connection.Process`."""
+    """Fulfils `connection.Process`.
+
+    Attributes:
+        process: the one of this machine.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], name: str, check: Callable[[str], None]) -> None:
         """Takes over a process; `check` raises once its connection was cut."""
-        self._process = process
+        self.process = process
         self._name = name
         self._check = check
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -176,16 +183,16 @@ class LocalProcess:
     @property
     def pid(self) -> int:
         """Of the process here."""
-        return self._process.pid
+        return self.process.pid
 
     def send(self, line: bytes, deadline: Deadline) -> None:
         """See `Process.send`."""
         deadline.check(f"local: asking '{self._name}'")
-        if self._process.stdin is None:
+        if self.process.stdin is None:
             raise ConnectionLost(f"local: '{self._name}' takes no input.")
         try:
-            self._process.stdin.write(line + b"\n")
-            self._process.stdin.flush()
+            self.process.stdin.write(line + b"\n")
+            self.process.stdin.flush()
         except (BrokenPipeError, ValueError):
             raise self._ended() from None
 
@@ -200,6 +207,13 @@ class LocalProcess:
             raise self._ended()
         return line.rstrip(b"\n")
 
+    def cut(self) -> None:
+        """Ends its stdin; who waits for a line waits no more. From any thread."""
+        with contextlib.suppress(OSError):
+            if self.process.stdin is not None:
+                self.process.stdin.close()
+        self._lines.put(None)
+
     def stderr_tail(self) -> str:
         """See `Process.stderr_tail`."""
         return b"".join(self._tail).decode("utf-8", "replace")
@@ -207,19 +221,19 @@ class LocalProcess:
     def close(self, deadline: Deadline) -> CommandResult:
         """See `Process.close`."""
         with contextlib.suppress(OSError):
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+            if self.process.stdin is not None:
+                self.process.stdin.close()
         try:
-            self._process.wait(deadline.remaining_s)
+            self.process.wait(deadline.remaining_s)
         except subprocess.TimeoutExpired:
-            _kill_group(self._process)
-            self._process.wait()
+            _kill_group(self.process)
+            self.process.wait()
         for reader in self._readers:
             reader.join(1)
-        for stream in (self._process.stdout, self._process.stderr):
+        for stream in (self.process.stdout, self.process.stderr):
             if stream is not None:
                 stream.close()
-        return _result(self._process.returncode, b"", b"".join(self._tail))
+        return _result(self.process.returncode, b"", b"".join(self._tail))
 
     def _read_lines(self, stream: IO[bytes]) -> None:
         for line in stream:

@@ -227,7 +227,7 @@ def test_it_passes_from_user_to_user_in_a_sticky_folder():
         def claim(agent: Any, who: str, ttl_s: float) -> Any:
             return agent.ask("lease", lease_dir=str(place), owner=who, run_id="r", token=who, ttl_s=ttl_s)
 
-        assert claim(first, "first", 0.3)["granted"]
+        assert claim(first, "first", 2.0)["granted"]
         first.process.kill()
         assert (place / "lease").stat().st_uid == NOBODY
         while not (told := claim(second, "second", 60))["granted"]:

@@ -208,7 +208,7 @@ def test_after_a_kill_the_lease_stays_until_it_lapses_and_is_then_taken_over(
     start: Callable[[], AgentProcess], place: str
 ):
     killed, other = start(), start()
-    claim(killed, place, "ann", ttl_s=1.0)
+    claim(killed, place, "ann", ttl_s=3.0)
     killed.process.kill()
     killed.process.wait()
     refusals = 0
