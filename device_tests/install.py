@@ -109,6 +109,12 @@ def _runtime(record: CapabilityRecord, target: str, profile: BoardProfile | None
     why = f" ({record.missing[target]})" if target in record.missing else ""
     if wheel is not None:
         text = f"No runtime for {target}{why}; {_label(wheel.package)} {wheel.release} fits Python {_python(place)}."
+        if _needs_foreign_numpy(record, wheel):
+            oldest = ".".join(map(str, wheel.numpy))
+            text += (
+                f" It needs numpy {oldest} or newer, of which there is no {place.machine} wheel but on piwheels: "
+                "the pip of Raspberry Pi OS asks there by itself, Debian's does not."
+            )
         return Missing(name=target, text=text, commands=_install(record, wheel))
     label = " and ".join(_label(package) for package in wheels.RUNTIMES[target])
     has = "have no" if " and " in label else "has no"
@@ -149,13 +155,19 @@ def _install(record: CapabilityRecord, wheel: wheels.Wheel) -> tuple[str, ...]:
         upgrade = (_upgrade(pip, place.python),) if _is_old(record.pip) else ()
         return (*first, *upgrade, f"{pip} install {wheel.requirement}")
     # Where there is no numpy wheel, the system's own is used, from outside the environment; so is a Jetson's TensorRT.
-    own_numpy = wheels.newest("numpy", place) is None
+    own_numpy = wheels.newest("numpy", place) is None and not _needs_foreign_numpy(record, wheel)
     outside = own_numpy or record.l4t is not None
     needed = [] if record.ensurepip else ["python3-venv"]
     needed += ["python3-numpy"] if own_numpy and record.numpy is None else []
     apt = record.os_id in ("debian", "raspbian", "ubuntu")
     first = (f"{_APT} {' '.join(needed)}",) if needed and apt else ()
     return (*first, *_in_venv(python, wheel, place.python, outside=outside))
+
+
+def _needs_foreign_numpy(record: CapabilityRecord, wheel: wheels.Wheel) -> bool:
+    """No numpy wheel in the registry, and the system's own numpy is too old."""
+    release = wheels.RELEASES.get(record.os_codename or "")
+    return wheels.newest("numpy", record.wheel_place) is None and release is not None and release.numpy < wheel.numpy
 
 
 def _in_venv(python: str, wheel: wheels.Wheel, version: wheels.Version, *, outside: bool = False) -> tuple[str, ...]:

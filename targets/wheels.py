@@ -25,6 +25,7 @@ class Wheel:
         pythons: first and last minor version of Python 3.
         libc: the oldest glibc it runs on; (0, 0) where its tag names none.
         also: what pip has to be told beside the package.
+        numpy: the oldest numpy it takes; (0,) where any that pip finds will do.
     """
 
     package: str
@@ -33,6 +34,7 @@ class Wheel:
     pythons: tuple[int, int]
     libc: Version
     also: str = ""
+    numpy: tuple[int, ...] = (0,)
 
     @property
     def requirement(self) -> str:
@@ -51,9 +53,9 @@ WHEELS: tuple[Wheel, ...] = (
     Wheel("ai-edge-litert", "2.3.0", _BOTH, (10, 14), (2, 27)),
     Wheel("ai-edge-litert", "2.1.0", _BOTH, (9, 9), (2, 27)),
     Wheel("ai-edge-litert", "1.4.0", _BOTH, (9, 12), (2, 17)),
-    Wheel("tflite-runtime", "2.14.0", ("aarch64", "armv7l"), (8, 11), (2, 34), _NUMPY1),
-    Wheel("tflite-runtime", "2.14.0", ("x86_64",), (8, 11), (2, 17), _NUMPY1),
-    Wheel("tflite-runtime", "2.13.0", ("aarch64", "armv7l"), (8, 10), (2, 17), _NUMPY1),
+    Wheel("tflite-runtime", "2.14.0", ("aarch64", "armv7l"), (8, 11), (2, 34), _NUMPY1, (1, 23, 2)),
+    Wheel("tflite-runtime", "2.14.0", ("x86_64",), (8, 11), (2, 17), _NUMPY1, (1, 23, 2)),
+    Wheel("tflite-runtime", "2.13.0", ("aarch64", "armv7l"), (8, 10), (2, 17), _NUMPY1, (1, 21, 2)),
     Wheel("tflite-runtime", "2.11.0", (*_BOTH, "armv7l"), (7, 7), (2, 17), _NUMPY1),
     Wheel("tflite-runtime", "2.5.0", ("armv7l",), (5, 8), (0, 0), _NUMPY1),
     Wheel("onnxruntime", "1.31.1", _BOTH, (11, 14), (2, 28)),
@@ -85,22 +87,24 @@ class Release:
         python: minor version of its own Python 3.
         libc: its glibc.
         pythons: further minor versions that its archive has.
+        numpy: of its own python3-numpy.
     """
 
     title: str
     python: int
     libc: Version
+    numpy: tuple[int, ...]
     pythons: tuple[int, ...] = ()
 
 
 RELEASES = {
-    "bullseye": Release("Debian and Raspberry Pi OS 11", 9, (2, 31)),
-    "bookworm": Release("Debian and Raspberry Pi OS 12", 11, (2, 36)),
-    "trixie": Release("Debian and Raspberry Pi OS 13", 13, (2, 41)),
-    "bionic": Release("Ubuntu 18.04 (JetPack 4)", 6, (2, 27), (7, 8)),
-    "focal": Release("Ubuntu 20.04 (JetPack 5)", 8, (2, 31), (9,)),
-    "jammy": Release("Ubuntu 22.04 (JetPack 6)", 10, (2, 35), (11,)),
-    "noble": Release("Ubuntu 24.04 (JetPack 7)", 12, (2, 39)),
+    "bullseye": Release("Debian and Raspberry Pi OS 11", 9, (2, 31), (1, 19, 5)),
+    "bookworm": Release("Debian and Raspberry Pi OS 12", 11, (2, 36), (1, 24, 2)),
+    "trixie": Release("Debian and Raspberry Pi OS 13", 13, (2, 41), (2, 2, 4)),
+    "bionic": Release("Ubuntu 18.04 (JetPack 4)", 6, (2, 27), (1, 13, 3), (7, 8)),
+    "focal": Release("Ubuntu 20.04 (JetPack 5)", 8, (2, 31), (1, 17, 4), (9,)),
+    "jammy": Release("Ubuntu 22.04 (JetPack 6)", 10, (2, 35), (1, 21, 5), (11,)),
+    "noble": Release("Ubuntu 24.04 (JetPack 7)", 12, (2, 39), (1, 26, 4)),
 }
 
 

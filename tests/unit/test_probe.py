@@ -127,6 +127,19 @@ def test_a_32_bit_bookworm_gets_tflite_runtime_with_the_systems_numpy(tmp_path: 
     assert found["onnxruntime"].commands == ()
 
 
+def test_a_32_bit_bullseyes_numpy_is_too_old(tmp_path: Path):
+    found = lacking(record(raspberry_pi(tmp_path, "3", "bullseye"), machine="armv7l", pointer_bits=32, ensurepip=True))
+    assert found["tflite"].text == (
+        "No runtime for tflite; tflite-runtime 2.13.0 fits Python 3.9. It needs numpy 1.21.2 or newer, of which there "
+        "is no armv7l wheel but on piwheels: the pip of Raspberry Pi OS asks there by itself, Debian's does not."
+    )
+    assert found["tflite"].commands == (
+        "/usr/bin/python3 -m venv ~/edge",
+        "~/edge/bin/pip install -U pip",
+        "~/edge/bin/pip install tflite-runtime 'numpy<2'",
+    )
+
+
 def test_a_32_bit_trixie_has_no_litert(tmp_path: Path):
     found = lacking(record(raspberry_pi(tmp_path, "zero-2-w", "trixie"), machine="armv7l", pointer_bits=32))
     assert found["tflite"].text == (
