@@ -260,6 +260,11 @@ class _Server(asyncssh.SSHServer):
         self._connection = conn
         self._connections.add(conn)
 
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+        """A board can be the way to another one, as with sshd."""
+        del dest_host, dest_port, orig_host, orig_port
+        return True
+
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         if self._connection is not None:

@@ -65,7 +65,7 @@ def probe(
     progress = _progress(quiet=quiet or as_json)
 
     def look(device: Device) -> Shown:
-        with _session(device, progress) as session:
+        with _session(device, progress, greet=True) as session:
             found = probe_board(session)
         return Shown(found.as_dict(), found.lines())
 
@@ -116,7 +116,7 @@ def lease(
     device = _inventory(devices_file).get(name)
     by = leases.owner()
     progress = _progress(quiet=quiet or as_json)
-    with _session(device, progress) as session:
+    with _session(device, progress, greet=False) as session:
         if seconds is not None:
             before = reserve(session, by, seconds, progress, wait_s=wait_s)
         found = leases.who(session.ask, device)
@@ -148,7 +148,7 @@ def release(
     from device_tests import reserve
 
     device = _inventory(devices_file).get(name)
-    with _session(device, _progress(quiet=quiet or as_json)) as session:
+    with _session(device, _progress(quiet=quiet or as_json), greet=False) as session:
         gone = reserve.release(session, leases.owner(), force=force)
     if as_json:
         print_json({"device": name, "released": [_holder(one) for one in gone]})
@@ -186,6 +186,28 @@ def quarantine(
         typer.echo(f"`edgesmith devices health {name}` lifts it when the board passes.")
 
 
+@app.command()
+def releases(
+    names: Names,
+    model: Annotated[str, typer.Option(help="Only this one's.")] = "",
+    devices_file: DevicesFile = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """What `edgesmith deploy` has put on a board, which release answers, and what it measured."""
+    from device_tests.release_board import list_releases
+    from edgesmith.deploying import listing
+
+    progress = _progress(quiet=quiet or as_json)
+
+    def look(device: Device) -> Shown:
+        with _session(device, progress) as session:
+            found = list_releases(session, model or None)
+        return Shown({"device": device.name, "models": [one.as_dict() for one in found]}, listing(found))
+
+    _each(names, devices_file, look, as_json=as_json)
+
+
 def _inventory(devices_file: Path | None) -> Inventory:
     from device_tests.inventory import find_inventory, load_inventory
 
@@ -199,13 +221,13 @@ def _states() -> BoardStates:
 
 
 @contextlib.contextmanager
-def _session(device: Device, progress: Progress) -> Iterator[BoardSession]:
+def _session(device: Device, progress: Progress, *, greet: bool) -> Iterator[BoardSession]:
     """An open session without a lease: it looks and asks, it does not measure."""
     from device_tests.session import BoardSession
 
     with (
         tempfile.TemporaryDirectory(prefix="edgesmith-") as scratch,
-        BoardSession(device, local_root=Path(scratch), progress=progress) as session,
+        BoardSession(device, local_root=Path(scratch), progress=progress, greet=greet) as session,
     ):
         yield session
 
