@@ -47,6 +47,7 @@ class BoardSession:
         local_root: Path,
         progress: Progress,
         lease: LeaseRequest | None = None,
+        greet: bool = True,
         connect_timeout_s: float = 30.0,
         agent: AgentZip | None = None,
     ) -> None:
@@ -57,6 +58,8 @@ class BoardSession:
             local_root: folder here for what is sent; for the device "local" also the board's workdir.
             progress: where it tells how far it is.
             lease: the board is to be ours: waits for whoever has it. None for a look that disturbs nobody.
+            greet: False only asks: without the greeting, which imports the board's runtimes, nothing can be measured,
+                and whoever measures there is not disturbed. `info` is not known then.
             connect_timeout_s: for the connection, retries included.
             agent: another agent than the one that ships.
         """
@@ -64,6 +67,7 @@ class BoardSession:
         self.bytes_sent = 0
         self.lease: Lease | None = None
         self._request = lease
+        self._greet = greet
         self._local_root = local_root
         self._progress = progress
         self._connect_timeout_s = connect_timeout_s
@@ -82,6 +86,11 @@ class BoardSession:
         if self._info is None:
             raise InternalError("the board session is not open.")
         return self._info
+
+    @property
+    def progress(self) -> Progress:
+        """Where what is done on this board is told."""
+        return self._progress
 
     @property
     def connection(self) -> Connection:
@@ -188,6 +197,8 @@ class BoardSession:
         # First the lease: the greeting imports runtimes, and would disturb whoever measures there.
         if self._request is not None:
             self._acquire(self._request, self._agent)
+        if not self._greet:
+            return
         with self._progress.task(f"look at {self.device.name}"):
             self._hello = self.ask("hello", {"workdir": self._workdir}, Deadline.after(_HELLO_S))
             self._info = measure.board_info(self._hello, self._zip.sha256)
@@ -261,9 +272,10 @@ class BoardSession:
         if self._agent is None:
             raise InternalError("the board session is not open.")
         until = Deadline.after(_TRANSFER_S)
-        sent = deploy.push(self.connection, self._agent, self._workdir, files, until, self._progress)
+        return deploy.push(self.connection, self._agent, self._workdir, files, until, self._progress, self._count)
+
+    def _count(self, sent: int) -> None:
         self.bytes_sent += sent
-        return sent
 
     def _push_inputs(self, artifacts: Sequence[Artifact], x: NDArray[Any]) -> dict[str, str]:
         encoded = deploy.encode_inputs(x, self._local_root / "inputs")

@@ -74,7 +74,7 @@ class SshFiles:
                 part.unlink(missing_ok=True)
 
     async def _send(self, sftp: asyncssh.SFTPClient, local: Path, part: bytes, begun: int, sent: Told | None) -> None:
-        """Writes from `begun` on, several blocks ahead of the answers. `sent` hears of what was answered."""
+        """Writes from `begun` on, several blocks ahead of the answers."""
         waiting: collections.deque[tuple[float, asyncio.Task[int]]] = collections.deque()
         window, pace = _Window(sftp.limits.max_write_len), _Pace()
 
@@ -84,8 +84,6 @@ class SshFiles:
             waiting.popleft()
             window.answered(amount, time.monotonic() - asked)
             pace.answered(amount)
-            if sent is not None:
-                sent(amount)
 
         file = await sftp.open(part, "r+b" if begun else "wb", block_size=0)
         try:
@@ -95,6 +93,9 @@ class SshFiles:
                     waiting.append((time.monotonic(), asyncio.create_task(file.write(block, at))))
                     at += len(block)
                     window.sent(len(block))
+                    # Now, not when it is answered: what a cut link swallows has been sent, too.
+                    if sent is not None:
+                        sent(len(block))
                     while window.is_full:
                         await answered()
             while waiting:

@@ -27,6 +27,7 @@ def push(
     files: Mapping[str, Path],
     deadline: Deadline,
     progress: Progress,
+    count: Callable[[int], None] | None = None,
 ) -> int:
     """Sends those files that the board does not have; each is verified there before it gets its name.
 
@@ -39,7 +40,8 @@ def push(
         workdir: our folder on the board.
         files: sha256 -> file here.
         deadline: for all of them.
-        progress: told the bytes.
+        progress: told how far it is.
+        count: told the bytes as they go over the link, those of a transfer that breaks included.
 
     Returns:
         Bytes that went over the link.
@@ -55,7 +57,7 @@ def push(
         progress.task(f"send to {connection.address}", total=sum(sizes.values())) as task,
         tempfile.TemporaryDirectory(prefix="edgesmith-") as scratch,
     ):
-        meter = Meter(task, sum(sizes.values()))
+        meter = Meter(task, sum(sizes.values()), count)
         sent = 0
         # The smallest first: after it, it is known how fast the link is.
         for sha256 in sorted(sizes, key=lambda sha256: (sizes[sha256], sha256)):
@@ -67,10 +69,17 @@ def push(
 class Meter:
     """Turns bytes into a bar, and into "12.4 / 50.0 MB, 8.1 MB/s" beside it."""
 
-    def __init__(self, task: Task, total: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """`total`: bytes of content, all files together."""
+    def __init__(
+        self,
+        task: Task,
+        total: int,
+        count: Callable[[int], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`total`: bytes of content, all files together. `count`: told the bytes that go over the link."""
         self._task = task
         self._total = total
+        self._count = count
         self._clock = clock
         self._done = 0.0
         self._wire = 0
@@ -79,6 +88,8 @@ class Meter:
     def went(self, wire: int, content: float) -> None:
         """So many bytes went over the link, which stand for that much content."""
         self._wire += wire
+        if self._count is not None:
+            self._count(wire)
         now = self._clock()
         self._lately.append((now, self._wire))
         while len(self._lately) > 2 and now - self._lately[0][0] > _LATELY_S:
