@@ -240,7 +240,7 @@ def load_inventory(path: Path | None) -> Inventory:
 def _refuse_names(document: yaml_lines.Document) -> None:
     boards: Any = document.value.get("devices")
     for name in boards if isinstance(boards, dict) else ():
-        where = document.where(["devices", name])
+        where = document.where(["devices", str(name)])
         if name == LOCAL:
             raise ConfigError(f"{where}: 'local' is this machine and takes no entry.")
         if not isinstance(name, str):

@@ -116,7 +116,7 @@ def parse_address(text: str) -> tuple[str, str, int | None]:
 
 def _below_login_folder(value: object) -> object:
     """`~/x` as `x`: programs start in the login folder, and no shell is there to expand the tilde."""
-    return value[2:] if isinstance(value, str) and value.startswith("~/") else value
+    return value[2:] or "." if isinstance(value, str) and value.startswith("~/") else value
 
 
 def _plain_path(value: object) -> object:
