@@ -65,6 +65,26 @@ class ModelReleases:
     problem: str | None
     releases: tuple[Release, ...]
 
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        releases = [
+            {
+                "version": release.version,
+                "problem": release.problem,
+                "manifest": release.manifest and release.manifest.model_dump(mode="json"),
+            }
+            for release in self.releases
+        ]
+        return {
+            "name": self.name,
+            "path": self.path,
+            "current": self.current,
+            "previous": self.previous,
+            "unconfirmed": self.unconfirmed,
+            "problem": self.problem,
+            "releases": releases,
+        }
+
     def find(self, version: str | None) -> Release | None:
         """The release of that version."""
         return next((release for release in self.releases if release.version == version), None)

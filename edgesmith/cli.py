@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgesmith import __version__, devices_cli
+from edgesmith import __version__, deploy_cli, devices_cli
 from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgesmithError, InfrastructureError, Terminated
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ app = typer.Typer(
 )
 
 app.add_typer(devices_cli.app, name="devices")
+app.command()(deploy_cli.deploy)
+app.command()(deploy_cli.rollback)
 
 ConfigPath = Annotated[Path, typer.Argument(help="The config file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]

@@ -121,6 +121,13 @@ class TfliteFile:
         rank = self.tensors[tensor].ShapeLength()
         return points.reshape([-1 if axis == quantization.QuantizedDimension() else 1 for axis in range(rank)])
 
+    def affine(self, tensor: int) -> tuple[float, int] | None:
+        """(scale, zero point) of a tensor with one of each; None where it is not quantized so."""
+        quantization = self.tensors[tensor].Quantization()
+        if quantization is None or quantization.ScaleIsNone() or quantization.ScaleLength() != 1:
+            return None
+        return float(quantization.ScaleAsNumpy()[0]), int(self.zero_point(tensor))
+
     def signature_order(self, input_names: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Tensors of inputs and outputs in the order of the model that was converted.
 
@@ -185,6 +192,12 @@ def signature(path: Path) -> Signature:
     """Inputs and outputs as the interpreter numbers them."""
     file = TfliteFile(path)
     return Signature(inputs=tuple(file.spec(i) for i in file.inputs), outputs=tuple(file.spec(i) for i in file.outputs))
+
+
+def quantization(path: Path) -> tuple[tuple[float, int] | None, ...]:
+    """(scale, zero point) or None, of the inputs and then of the outputs, in the order of `signature`."""
+    file = TfliteFile(path)
+    return tuple(file.affine(tensor) for tensor in (*file.inputs, *file.outputs))
 
 
 def reordered(path: Path, inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
