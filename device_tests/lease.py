@@ -110,7 +110,7 @@ def acquire(ask: Ask, device: Device, request: LeaseRequest, progress: Progress,
         progress.note(f"{device.name}: the lease of {_who(taken_over)} had lapsed and was taken over")
     if answer["stale"]:
         pids = ", ".join(map(str, answer["stale"]))
-        progress.note(f"{device.name}: an agent of this run from before the link was lost still runs there ({pids})")
+        progress.note(f"{device.name}: an agent that a lost link had left there was told to leave (pid {pids})")
     return Lease(
         device=device.name,
         owner=request.owner,

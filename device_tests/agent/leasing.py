@@ -1,7 +1,8 @@
 """The board's lease from the agent's side: claimed, renewed by the workstation's heartbeats, given back.
 
 An agent under a lease that hears no heartbeat leaves before the lease lapses: on a half-open link nothing else would
-tell it that nobody is there. One that finds its lease gone, after the board stood still for too long, ends its work.
+tell it that nobody is there. One that finds its lease gone, after the board stood still for too long, ends its work,
+and stays as long as somebody is there to be told.
 """
 
 import os
@@ -42,7 +43,8 @@ class Leasing:
         self._process = {"pid": os.getpid(), "started": stale.started(os.getpid())}
         self._guard = threading.Lock()
         self._closed = False
-        self._file = None
+        self._file = None  # where it lies, as long as it is ours
+        self._watched = None  # the same, until it is given back
         self._token = ""
         self._ttl_s = 0.0
         self._heard_s = 0.0
@@ -61,7 +63,8 @@ class Leasing:
     def lease(self, params, _deadline, _event):
         """Claims the board once. Params: lease_dir, owner, run_id, token, ttl_s; see `lease_rules.lease`.
 
-        A granted answer also has "stale": pids of earlier agents of the same token that still run.
+        A granted answer also has "stale": pids of earlier agents of the same token. They were asked to leave; one that
+        hangs is for `kill_stale`.
         """
         file = LeaseFile(params["lease_dir"])
         with self._guard:
@@ -72,8 +75,11 @@ class Leasing:
                 if not found["granted"]:
                     return found
                 record["run"]["stale"] = [one for one in record["run"]["stale"] if stale.is_agent(one)]
+                for one in record["run"]["stale"]:
+                    stale.ask_to_leave(one)  # else it works on beside us until it notices
                 found["stale"] = [one["pid"] for one in record["run"]["stale"]]
-            self._file, self._token, self._ttl_s = file, params["token"], float(params["ttl_s"])
+            self._file, self._watched = file, file
+            self._token, self._ttl_s = params["token"], float(params["ttl_s"])
             self._heard_s = self._uptime()
             threading.Thread(target=self._watch, args=(file,), daemon=True).start()
         return found
@@ -110,15 +116,15 @@ class Leasing:
         if line.strip() != HEARTBEAT:
             return False
         with self._guard:
+            self._heard_s = self._uptime()
             if self._file is not None:
-                self._heard_s = self._uptime()
                 self._look(lambda record: lease_rules.renew(record, self._now(), self._token, self._process))
         return True
 
     def release(self):
         """Gives back what this agent holds; True where it held something."""
         with self._guard:
-            file, self._file = self._file, None
+            file, self._file, self._watched = self._file, None, None
             if file is None:
                 return False
             with file.locked(create=False) as record:
@@ -143,7 +149,7 @@ class Leasing:
             with self._guard:
                 if self._file is file:
                     self._look(lambda record: lease_rules.is_of(record, self._token, self._process))
-                if self._file is not file:
+                if self._watched is not file:
                     return
                 silent = self._uptime() - self._heard_s >= LEAVES_AFTER * self._ttl_s
             if silent and suspected:

@@ -28,6 +28,13 @@ def is_agent(process):
     return any(_AGENT.fullmatch(name) or name == os.path.basename(sys.argv[0]) for name in names)
 
 
+def ask_to_leave(process):
+    """Has an agent clean up and go, if it can; waits for nothing."""
+    if is_agent(process):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(process["pid"], signal.SIGTERM)
+
+
 def end(process, deadline):
     """Ends an agent and its children: asked first, so that it cleans up, and then killed. Says what came of it."""
     if not is_agent(process):

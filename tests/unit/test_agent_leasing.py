@@ -231,6 +231,8 @@ def test_one_that_stood_still_for_too_long_ends_its_work_and_says_so(start: Call
         told = stalled.ask(method, **params)
         assert told["code"] == "lease-lost"
         assert told["message"] == "the lease of this board was lost: bob@ws has it now (run run-bob)"
+    assert stalled.ended()[0] == 0, "nobody is there to be told any more"
+    assert other.ask("unlease") == {"released": True}
 
 
 def test_the_same_token_comes_back_and_can_end_the_agent_it_left(start: Callable[[], AgentProcess], place: str):
@@ -247,12 +249,11 @@ def test_the_same_token_comes_back_and_can_end_the_agent_it_left(start: Callable
     assert back.ask("holder", lease_dir=place)["run"]["owner"] == "ann@ws"
 
 
-def test_a_stale_agent_that_can_hear_leaves_in_order(start: Callable[[], AgentProcess], place: str, tmp_path: Path):
+def test_coming_back_has_the_stale_agent_leave_in_order(start: Callable[[], AgentProcess], place: str, tmp_path: Path):
     left, back = start(), start()
     left.ask("hello", workdir="board")
     claim(left, place, "ann", token="mine")
-    claim(back, place, "ann", token="mine")
-    assert back.ask("kill_stale", lease_dir=place, token="mine")["agents"][0]["outcome"] == "ended"
+    assert claim(back, place, "ann", token="mine")["stale"] == [left.pid]
     assert left.ended()[0] == 0
     assert [path for path in (tmp_path / "board" / "work").iterdir() if path.is_dir()] == []
     # Its leaving does not touch the lease, which is the new agent's.

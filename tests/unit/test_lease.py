@@ -87,7 +87,7 @@ def test_a_lapsed_lease_that_was_taken_over_is_reported():
 
 def test_an_agent_that_a_lost_link_has_left_is_reported():
     _, lines = acquire(Board(dict(GRANTED, stale=[4711])))
-    assert lines == ["pi5-lab: an agent of this run from before the link was lost still runs there (4711)"]
+    assert lines == ["pi5-lab: an agent that a lost link had left there was told to leave (pid 4711)"]
 
 
 def test_when_the_patience_has_run_out_it_is_said_who_has_it_and_what_can_be_done():
