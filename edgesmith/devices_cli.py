@@ -201,7 +201,7 @@ def releases(
     progress = _progress(quiet=quiet or as_json)
 
     def look(device: Device) -> Shown:
-        with _session(device, progress) as session:
+        with _session(device, progress, greet=False) as session:
             found = list_releases(session, model or None)
         return Shown({"device": device.name, "models": [one.as_dict() for one in found]}, listing(found))
 
