@@ -121,6 +121,9 @@ class Config(Section):
     """The whole file."""
 
     model: Path
+    reference: Path | None = Field(
+        default=None, description="Beside a ready model (a .tflite or .onnx without recipe): its float version."
+    )
     data: Data
     task: Task = Task()
     recipe: tuple[RecipeStep, ...] = ()

@@ -23,6 +23,12 @@ _NOISE = re.compile(
 )
 
 
+_ON_A_BOARD = (
+    "; on a board, rather compress on a workstation and copy the result: measuring a ready .tflite or .onnx needs only "
+    "'edgesmith[board]'."
+)
+
+
 def import_keras() -> Any:
     """Keras 3 on the TensorFlow backend.
 
@@ -99,7 +105,7 @@ def _import(name: str, *, extra: str, after: str | None = None) -> Any:
     except ImportError as error:
         raise InputError(
             f"This needs the Python package {error.name or name}, and it cannot be imported: {error}.",
-            next_step=f"pip install 'edgesmith[{extra}]'",
+            next_step=f"pip install 'edgesmith[{extra}]'{_ON_A_BOARD}",
         ) from error
 
 

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import targets
 from calibration.checks import check_samples
 from calibration.samples import load_samples
 from device_tests.accuracy import dequantize, evaluate
@@ -20,8 +19,7 @@ from device_tests.lease import owner
 from device_tests.quarantine import BoardStates, boards_folder
 from device_tests.session import BoardSession
 from edgesmith.config import DataSource
-from edgesmith.errors import BoardError, InfrastructureError, ModelError
-from edgesmith.files import gzip_size, sha256_file
+from edgesmith.errors import BoardError, InfrastructureError
 from edgesmith.progress import Progress
 from edgesmith.report.live import board_row
 from edgesmith.result import AccuracyRecord, LatencyRecord
@@ -32,9 +30,9 @@ from edgesmith.types import (
     MeasureProtocol,
     RecoveryStep,
     SampleSet,
-    TensorSpec,
     Validity,
 )
+from targets.found import float_input, read_artifact
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -126,7 +124,7 @@ def measure_artifact(
         InfrastructureError: no device could be measured.
     """
     artifact = read_artifact(path)
-    spec = _float_input(artifact)
+    spec = float_input(artifact)
     known = load_inventory(inventory or find_inventory(None))
     boards = [known.get(name) for name in dict.fromkeys(devices)]
     source = DataSource(source=str(data.resolve()), samples=samples)
@@ -181,46 +179,6 @@ def _measure(
     for board in boards:
         fleet.settle(board)
     return {board.name: outcomes[board.name] for board in boards}
-
-
-def read_artifact(path: Path) -> Artifact:
-    """The record of a compiled file that edgesmith may not have made itself.
-
-    Raises:
-        ModelError: not there, or no target has files of this kind.
-    """
-    formats = {targets.get(name).FORMAT: name for name in targets.names()}
-    name = formats.get(path.suffix.removeprefix("."))
-    if name is None:
-        known = ", ".join(f".{suffix}" for suffix in sorted(formats))
-        raise ModelError(f"{path}: no target runs files of this kind.", next_step=f"Give one of: {known}.")
-    if not path.is_file():
-        raise ModelError(f"{path}: no such file.")
-    target = targets.get(name)
-    weights = list(target.kernels(path).values())
-    total = sum(kernel.size for kernel in weights)
-    return Artifact(
-        target=name,
-        path=path,
-        format=target.FORMAT,
-        precision="as found",
-        sha256=sha256_file(path),
-        signature=target.signature(path),
-        toolchain={},
-        made_from="",
-        size_bytes=path.stat().st_size,
-        gzip_bytes=gzip_size(path),
-        sparsity=sum(int((kernel == 0).sum()) for kernel in weights) / total if total else 0.0,
-    )
-
-
-def _float_input(artifact: Artifact) -> TensorSpec:
-    """The input as samples are given: an integer model's are floats, quantized on the board with its own scale."""
-    (spec, *more) = artifact.signature.inputs
-    if more:
-        raise ModelError(f"{artifact.path}: takes {len(more) + 1} inputs; samples are one array x so far.")
-    quantized = artifact.format == "tflite" and spec.dtype in ("int8", "int16")
-    return TensorSpec(name=spec.name, shape=(None, *spec.shape[1:]), dtype="float32" if quantized else spec.dtype)
 
 
 def _row(measured: Measurement, held: SampleSet, metric: str, steps: Sequence[RecoveryStep]) -> Row:

@@ -41,7 +41,8 @@ class ArtifactRecord(Record):
     sha256: str
     size_bytes: int
     gzip_bytes: int
-    sparsity: float = Field(description="Zeros / weights in the kernels, read back from the file.")
+    sparsity: float | None = Field(description="Zeros / weights in the kernels, read back from the file.")
+    sparsity_reason: str | None = None
     signature_inputs: tuple[str, ...] = ()
     signature_outputs: tuple[str, ...] = ()
     toolchain: dict[str, str] = {}
@@ -130,6 +131,7 @@ class DeviceResult(Record):
     agreement: float | None = Field(description="Top-1 agreement with the original model, from the board's outputs.")
     agreement_reason: str | None = None
     speedup_p50: float | None = Field(default=None, description="float p50 / this p50, same board, same lease.")
+    speedup_p50_reason: str | None = None
     peak_rss_bytes: int | None
     peak_rss_bytes_reason: str | None = None
     energy_mj: float | None

@@ -52,22 +52,22 @@ class Model:
     """A model that was read, checked and normalised.
 
     Attributes:
-        kind: "keras" (always Keras 3 inside) or "onnx".
+        kind: "keras" (always Keras 3 inside) or "onnx"; "ready" is compiled already and is only measured.
         path: the normalised file: a Keras 3 `.keras`, or the `.onnx`.
         sha256: of what the user gave (the original), or of what made it (a step's key): names the content.
         signature: inputs and outputs.
         origin: where it came from, for people: "Keras 2 SavedModel models/kws".
-        parameters: number of weights.
+        parameters: number of weights; None where a ready model is not opened for it.
         macs: multiply-accumulates for one sample; None where it could not be counted.
         lambdas: holds Lambda layers, code of the file, which the user allowed to run.
     """
 
-    kind: Literal["keras", "onnx"]
+    kind: Literal["keras", "onnx", "ready"]
     path: Path
     sha256: str
     signature: Signature
     origin: str
-    parameters: int
+    parameters: int | None
     macs: int | None = None
     lambdas: bool = False
 
@@ -170,7 +170,8 @@ class Artifact:
         signature: as the runtime sees it.
         toolchain: package -> version that made it.
         made_from: sha256 of the `Model`.
-        sparsity: zeros in its weight kernels / weights in them, read back from the file.
+        sparsity: zeros in its weight kernels / weights in them, read back from the file; None where they could not
+            be read: a ready model on a board without the package for it.
     """
 
     target: str
@@ -183,7 +184,7 @@ class Artifact:
     made_from: str
     size_bytes: int
     gzip_bytes: int
-    sparsity: float
+    sparsity: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

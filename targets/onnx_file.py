@@ -94,6 +94,29 @@ def signature(proto: Any) -> Signature:
     )
 
 
+def runtime_signature(path: Path) -> Signature:
+    """Inputs and outputs as ONNX Runtime tells them: for boards without the `onnx` package.
+
+    Raises:
+        ModelError: the runtime refuses the file.
+    """
+    live = session(path)
+    return Signature(
+        inputs=tuple(_runtime_spec(path, value) for value in live.get_inputs()),
+        outputs=tuple(_runtime_spec(path, value) for value in live.get_outputs()),
+    )
+
+
+def _runtime_spec(path: Path, value: Any) -> TensorSpec:
+    kind = str(value.type).removeprefix("tensor(").removesuffix(")")
+    dtype = {"float": "float32", "double": "float64"}.get(kind, kind)
+    try:
+        np.dtype(dtype)
+    except TypeError:
+        raise ModelError(f"{path}: its '{value.name}' is {value.type}; only plain tensors can be measured.") from None
+    return TensorSpec(name=value.name, shape=tuple(value.shape), dtype=dtype)
+
+
 def _spec(value: Any) -> TensorSpec:
     import onnx
 

@@ -52,6 +52,8 @@ from edgesmith.types import (
 
 _NO_ENERGY = "no power sensor is read yet on this kind of board"
 
+_NO_REFERENCE = "the model came ready, and no `reference:` names its float version"
+_UNREAD_WEIGHTS = "the package that reads the weights is not installed here"
 
 def finding_record(finding: Finding) -> FindingRecord:
     """A finding as it stands in the document."""
@@ -108,6 +110,7 @@ def artifact_record(built: Built, folder: RunFolder) -> ArtifactRecord:
         sparsity=artifact.sparsity,
         signature_inputs=tuple(str(spec) for spec in artifact.signature.inputs),
         signature_outputs=tuple(str(spec) for spec in artifact.signature.outputs),
+        sparsity_reason=None if artifact.sparsity is not None else _UNREAD_WEIGHTS,
         toolchain=dict(artifact.toolchain),
     )
 
@@ -115,7 +118,7 @@ def artifact_record(built: Built, folder: RunFolder) -> ArtifactRecord:
 class _Figures:
     """What one measurement is worth, before judging."""
 
-    def __init__(self, measured: Measurement, built: Built, prepared: Prepared, reference: Outputs) -> None:
+    def __init__(self, measured: Measurement, built: Built, prepared: Prepared, reference: Outputs | None) -> None:
         outputs = dequantize(measured.outputs, measured.output_quantization)
         self.measured = measured
         self.outputs = outputs
@@ -127,7 +130,7 @@ class _Figures:
             reference_outputs=reference,
             root=prepared.loaded.root,
         )
-        self.agreement = agreement(outputs, reference)
+        self.agreement = None if reference is None else agreement(outputs, reference)
         self.judged = JudgedFigures(
             latency=self.latency,
             accuracy=self.accuracy,
@@ -142,12 +145,12 @@ class _Figures:
 
 
 def device_results(
-    outcome: BoardOutcome, prepared: Prepared, reference: Outputs, folder: RunFolder
+    outcome: BoardOutcome, prepared: Prepared, reference: Outputs | None, folder: RunFolder
 ) -> tuple[DeviceResult, ...]:
     """One record per artifact of a device.
 
     Args:
-        reference: outputs of the original model on this machine, for the agreement.
+        reference: outputs of the original model on this machine, for the agreement; None where there is none.
     """
     figures = {
         (built.wanted.target, built.wanted.variant): _Figures(measured, built, prepared, reference)
@@ -182,6 +185,8 @@ def _measured(
         drop_reason = "this is the float artifact the others are compared with"
     elif baseline is None:
         drop_reason = "the float artifact could not be measured on this board"
+    elif baseline is None and prepared.ready and not prepared.reference:
+        drop_reason = _NO_REFERENCE
     else:
         drop = accuracy_drop_pp(baseline.accuracy, mine.accuracy)
     speedup = None
@@ -201,12 +206,13 @@ def _measured(
         accuracy_drop_pp=drop,
         accuracy_drop_pp_reason=drop_reason,
         agreement=mine.agreement,
-        agreement_reason=None if mine.agreement is not None else "the outputs are no class scores",
+        agreement_reason=_why_no_agreement(mine, prepared),
         speedup_p50=speedup,
         peak_rss_bytes=measured.peak_rss_bytes,
         peak_rss_bytes_reason=measured.peak_rss_reason,
         energy_mj=None,
         energy_mj_reason=_NO_ENERGY,
+        speedup_p50_reason=_NO_REFERENCE if drop_reason == _NO_REFERENCE else None,
         validity=measured.validity,
         validity_reasons=measured.validity_reasons,
         verdict=judgement.verdict,
@@ -224,9 +230,15 @@ def _measured(
 
 
 def _judge(built: Built, mine: _Figures, baseline: _Figures | None, prepared: Prepared) -> Judgement:
-    if built.wanted.variant == "float" and prepared.recipe.steps:
+    if built.wanted.variant == "float" and prepared.compares:
         text = "the float model: what the compressed one is compared with; the budget is not applied to it"
         return Judgement(verdict=Verdict.PASS, findings=(Finding(severity="info", code="reference", text=text),))
+def _why_no_agreement(mine: _Figures, prepared: Prepared) -> str | None:
+    if mine.agreement is not None:
+        return None
+    return _NO_REFERENCE if prepared.ready and not prepared.reference else "the outputs are no class scores"
+
+
     judged = mine.judged
     labels = prepared.evaluation.y
     if baseline is not None and labels is not None and mine.accuracy.metric == "top1":

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from device_tests.agent_zip import build_agent
 from device_tests.session import BoardSession
 from edgesmith.errors import InfrastructureError
+from edgesmith.files import sha256_file
 from edgesmith.pipeline.build import Built
 from edgesmith.pipeline.prepare import Prepared
 from edgesmith.pipeline.store import Store
@@ -56,6 +57,7 @@ def board_key(device: Device) -> dict[str, object]:
         "host_key": device.host_key,
         "python": device.python,
         "agent": build_agent().sha256,
+        "script": sha256_file(device.script) if device.script and device.script.is_file() else None,
     }
 
 

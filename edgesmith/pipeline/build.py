@@ -61,11 +61,15 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """An artifact with its proof: how close its outputs in a fresh process are to its model's."""
+    """An artifact with its proof: how close its outputs in a fresh process are to its model's.
+
+    Attributes:
+        comparison: None where the artifact was ready: there is no model to compare it with.
+    """
 
     wanted: Wanted
     artifact: Artifact
-    comparison: Comparison
+    comparison: Comparison | None
     cached: bool
     seconds: float
 

@@ -86,7 +86,7 @@ def measure_boards(
     wanted: Sequence[Device],
     built: Mapping[str, tuple[Built, ...]],
     prepared: Prepared,
-    reference: Outputs,
+    reference: Outputs | None,
 ) -> None:
     """Measures every device, or takes its identical measurement from the store, and records its rows."""
     rows: dict[str, Sequence[DeviceResult]] = {}
@@ -101,7 +101,7 @@ def measure_boards(
     to_measure = []
     for device in wanted:
         if error := stage.dead.get(device.name):
-            record(device, _dead_rows(stage, device, prepared, error))
+            record(device, _dead_rows(stage, device, built.get(device.name, ()), prepared, error))
             continue
         items = built[device.name]
         label = f"measure-{device.name}"
@@ -161,7 +161,7 @@ def _told(device: Device, error: InfrastructureError) -> str:
 
 
 def _dead_rows(
-    stage: Stage, device: Device, prepared: Prepared, error: InfrastructureError
+    stage: Stage, device: Device, items: Sequence[Built], prepared: Prepared, error: InfrastructureError
 ) -> tuple[DeviceResult, ...]:
     """A board that could not be met: an ERROR for everything that would have been measured on it."""
     names = select_targets(stage.loaded, device, prepared.model, scheme_of(prepared.recipe), None).names
@@ -169,6 +169,8 @@ def _dead_rows(
     return tuple(assemble.failed(device, name, variant, error) for name in names for variant in variants)
 
 
+    if items:
+        return tuple(assemble.failed(device, item.wanted.target, item.wanted.variant, error) for item in items)
 def _still_as_met(session: BoardSession, met: BoardInfo) -> None:
     """Raises BoardError where the board is another machine than the one the artifacts were made for."""
     if session.info.machine != met.machine:

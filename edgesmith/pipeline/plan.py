@@ -14,7 +14,7 @@ from edgesmith.pipeline.prepare import Prepared, prepare, scheme_of
 from edgesmith.pipeline.select import select_targets
 from edgesmith.pipeline.store import Store
 from edgesmith.progress import Silent
-from edgesmith.types import Device, Model
+from edgesmith.types import Artifact, Device, Model
 from optimizer import recipe as recipes
 from optimizer import techniques
 
@@ -59,6 +59,11 @@ def make_plan(
 
 
 def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterator[PlannedStep]:
+    if prepared.ready is not None:
+        yield PlannedStep("load", KEPT, prepared.model.origin)
+        files = [artifact for artifact in (prepared.reference, prepared.ready) if artifact is not None]
+        yield from (_measure_step(device, files, prepared, store) for device in wanted)
+        return
     yield PlannedStep("load", KEPT, f"{prepared.model.origin}, {prepared.model.parameters} parameters")
     model, known = prepared.model, True
     for spec in prepared.recipe.steps:
@@ -75,7 +80,8 @@ def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterat
         items = _artifacts(prepared, device, model, store)
         for item in items:
             seen.setdefault(item, _artifact_step(item, prepared, store))
-        measured.append(_measure_step(device, items, prepared, store))
+        kept = [kept_artifact(item, prepared.calibration, store) for item in items]
+        measured.append(_measure_step(device, kept, prepared, store))
     yield from seen.values()
     yield from measured
 
@@ -105,11 +111,14 @@ def _artifact_step(item: Wanted, prepared: Prepared, store: Store) -> PlannedSte
     return PlannedStep(item.label, state, f"{item.scheme.precision}{f' for {item.isa}' if item.isa else ''}")
 
 
-def _measure_step(device: Device, items: Sequence[Wanted], prepared: Prepared, store: Store) -> PlannedStep:
+def _measure_step(
+    device: Device, artifacts: Sequence[Artifact | None], prepared: Prepared, store: Store
+) -> PlannedStep:
     label = f"measure-{device.name}"
     runs = prepared.loaded.config.measure
-    detail = f"{len(items)} artifacts in turns, {len(prepared.evaluation)} samples, {runs.min_runs}+ timed runs each"
-    artifacts = [kept_artifact(item, prepared.calibration, store) for item in items]
+    detail = (
+        f"{len(artifacts)} artifacts in turns, {len(prepared.evaluation)} samples, {runs.min_runs}+ timed runs each"
+    )
     if any(artifact is None for artifact in artifacts):
         return PlannedStep(label, TO_DO, detail)
     shas = [artifact.sha256 for artifact in artifacts if artifact]

@@ -10,9 +10,10 @@ from calibration import checks
 from calibration.samples import load_samples, synthetic_samples
 from edgesmith.config import DataSource, LoadedConfig
 from edgesmith.errors import DataError, ModelError
+from edgesmith.pipeline.ready import find_ready
 from edgesmith.pipeline.store import Store
 from edgesmith.progress import Progress
-from edgesmith.types import Finding, Model, Recipe, SampleSet, Scheme, TensorSpec
+from edgesmith.types import Artifact, Finding, Model, Recipe, SampleSet, Scheme, TensorSpec
 from optimizer import recipe as recipes
 from optimizer.load import load_model
 
@@ -28,6 +29,8 @@ class Prepared:
     Attributes:
         n_classes: of a classifier; None where the output is no list of class scores.
         findings: what the checks noticed without refusing.
+        ready: the model is compiled already and is measured as it is; else None.
+        reference: the float version of a ready model, to compare it with; None where none was named.
     """
 
     loaded: LoadedConfig
@@ -38,6 +41,13 @@ class Prepared:
     calibration: SampleSet | None
     n_classes: int | None
     findings: tuple[Finding, ...]
+    ready: Artifact | None = None
+    reference: Artifact | None = None
+
+    @property
+    def compares(self) -> bool:
+        """A float and a compressed artifact are set against each other; else there is only one, and it is judged."""
+        return bool(self.recipe.steps) or self.reference is not None
 
 
 def prepare(loaded: LoadedConfig, store: Store, progress: Progress, *, allow_synthetic: bool = False) -> Prepared:
@@ -51,8 +61,13 @@ def prepare(loaded: LoadedConfig, store: Store, progress: Progress, *, allow_syn
     config = loaded.config
     recipe = recipes.parse_recipe(loaded)
     with progress.task(f"load {config.model.name}"):
-        model = load_model(
-            loaded.resolve(config.model), workdir=store.root / "models", allow_lambda=config.allow_lambda
+        ready = find_ready(loaded)
+        model = (
+            ready.model
+            if ready is not None
+            else load_model(
+                loaded.resolve(config.model), workdir=store.root / "models", allow_lambda=config.allow_lambda
+            )
         )
     recipes.check_against_model(recipe, model, lambda index: loaded.where("recipe", index))
     spec = _single_input(model)
@@ -62,7 +77,7 @@ def prepare(loaded: LoadedConfig, store: Store, progress: Progress, *, allow_syn
         return load_samples(source, role=role, spec=spec, root=loaded.root, seed=config.seed, progress=progress)
 
     evaluation = load(config.data.evaluation, "evaluation")
-    calibration = _calibration(loaded, recipe, spec, load, allow_synthetic=allow_synthetic)
+    calibration = None if ready else _calibration(loaded, recipe, spec, load, allow_synthetic=allow_synthetic)
     train = load(config.data.train, "train") if config.data.train and recipes.needs_training(recipe) else None
 
     findings: list[Finding] = []
@@ -86,6 +101,8 @@ def prepare(loaded: LoadedConfig, store: Store, progress: Progress, *, allow_syn
         calibration=calibration,
         n_classes=n_classes,
         findings=tuple(findings),
+        ready=None if ready is None else ready.artifact,
+        reference=None if ready is None else ready.reference,
     )
 
 

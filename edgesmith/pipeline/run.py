@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edgesmith.config import LoadedConfig
@@ -19,10 +19,12 @@ from edgesmith.errors import (
 )
 from edgesmith.files import sha256_bytes, write_json
 from edgesmith.pipeline import assemble, run_folder, stages
+from edgesmith.pipeline.build import Built
 from edgesmith.pipeline.fleet import make_fleet, measure_boards, meet_boards
-from edgesmith.pipeline.host import host_outputs
+from edgesmith.pipeline.host import Outputs, host_outputs
 from edgesmith.pipeline.options import OPTIONS, RunOptions, kept_options, resumed_options
-from edgesmith.pipeline.prepare import prepare
+from edgesmith.pipeline.prepare import Prepared, prepare
+from edgesmith.pipeline.ready_built import take_ready
 from edgesmith.pipeline.recorder import Recorder
 from edgesmith.pipeline.replay import Replay
 from edgesmith.pipeline.stages import Stage
@@ -31,6 +33,7 @@ from edgesmith.pipeline.workspace import Workspace
 from edgesmith.progress import Progress
 from edgesmith.report import write_reports
 from edgesmith.result import Result
+from edgesmith.types import Device
 
 
 def run(loaded: LoadedConfig, options: RunOptions, progress: Progress) -> tuple[Result, Path]:
@@ -115,10 +118,17 @@ def _whole_way(stage: Stage, options: RunOptions) -> None:
     fleet = make_fleet(recorder.folder, stage.work, options.lease_wait_s)
     meet_boards(stage, fleet, devices, prepared)
 
-    reference = host_outputs(prepared.model, prepared.evaluation, stage.work)
-    stages.hint_at_wrong_range(stage, prepared, reference)
-    steps = stages.compress_steps(stage, prepared, reference)
-    built = stages.compile_all(stage, devices, prepared, steps)
+    reference, built = (take_ready if prepared.ready else _make)(stage, devices, prepared)
     measure_boards(stage, fleet, devices, built, prepared, reference)
     recorder.add_findings(assemble.fastest_passing(recorder.result.results))
     recorder.finish(*assemble.overall(recorder.result.results))
+
+
+def _make(
+    stage: Stage, devices: Sequence[Device], prepared: Prepared
+) -> tuple[Outputs, Mapping[str, tuple[Built, ...]]]:
+    """Compresses and compiles: the model's own outputs on this machine, and for each device its artifacts."""
+    reference = host_outputs(prepared.model, prepared.evaluation, stage.work)
+    stages.hint_at_wrong_range(stage, prepared, reference)
+    steps = stages.compress_steps(stage, prepared, reference)
+    return reference, stages.compile_all(stage, devices, prepared, steps)

@@ -144,7 +144,7 @@ def compile_all(
         rows = [
             compile_step_record(quantize, built.artifact, built.comparison, built.seconds, cached=built.cached)
             for built in made.values()
-            if built.wanted.variant == "compressed"
+            if built.wanted.variant == "compressed" and built.comparison is not None
         ]
         stage.recorder.update(steps=(*stage.recorder.result.steps, *rows))
     return {name: tuple(made[item] for item in items) for name, items in plan.items()}

@@ -17,6 +17,7 @@ from edgesmith.types import Validity
 NA = "n/a"
 TIMES = "\N{MULTIPLICATION SIGN}"
 _NO_REASON = "no reason was recorded"
+_NO_TWIN = "the float artifact has no p50 from the same board and lease"
 REFERENCE = "ref"
 """Stands where a float artifact would be compared with itself."""
 
@@ -264,7 +265,7 @@ def _missing(record: DeviceResult) -> list[tuple[str, str]]:
             if value is None:
                 missing.append((name, reason or f"{latency.n} runs cannot support it"))
     if record.variant == "compressed" and record.speedup_p50 is None and latency is not None:
-        missing.append(("speed-up", "the float artifact has no p50 from the same board and lease"))
+        missing.append(("speed-up", record.speedup_p50_reason or _NO_TWIN))
     if record.accuracy is None:
         missing.append(("accuracy", record.accuracy_reason or _NO_REASON))
     elif record.variant == "compressed" and record.accuracy_drop_pp is None:

@@ -1,0 +1,91 @@
+"""A ready model takes the place of what `build` makes: nothing is compiled, the files are only kept as they are."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from device_tests.accuracy import dequantize
+from edgesmith.errors import InfrastructureError, InternalError, ModelError
+from edgesmith.pipeline.build import Built, Variant, Wanted
+from edgesmith.pipeline.host import Outputs
+from edgesmith.pipeline.prepare import Prepared
+from edgesmith.pipeline.stages import Stage
+from edgesmith.pipeline.store import Store
+from edgesmith.types import Artifact, Device, Scheme
+
+
+def take_ready(
+    stage: Stage, devices: Sequence[Device], prepared: Prepared
+) -> tuple[Outputs | None, Mapping[str, tuple[Built, ...]]]:
+    """What is measured of a ready model, and what it is compared with.
+
+    Returns:
+        The reference's outputs on this machine, None where no reference was named; and for each device its artifacts,
+        the reference as float first.
+    """
+    items = ready_items(prepared, stage.work.store)
+    reference = None if prepared.reference is None else _reference_outputs(stage, items[0].artifact, prepared)
+    return reference, {device.name: items for device in devices}
+
+
+def ready_items(prepared: Prepared, store: Store) -> tuple[Built, ...]:
+    """The artifacts, from copies in the store: what is measured is what was read, whatever becomes of the file."""
+    if prepared.ready is None:
+        raise InternalError("the model is not ready")
+    wanted: list[tuple[Variant, Artifact | None]] = [("float", prepared.reference), ("compressed", prepared.ready)]
+    return tuple(
+        Built(
+            wanted=Wanted(
+                target=artifact.target,
+                variant=variant,
+                model=prepared.model,
+                scheme=Scheme.NONE,
+                per_channel=True,
+                isa="",
+            ),
+            artifact=_kept(variant, artifact, store),
+            comparison=None,
+            cached=True,
+            seconds=0.0,
+        )
+        for variant, artifact in wanted
+        if artifact is not None
+    )
+
+
+def _kept(variant: Variant, artifact: Artifact, store: Store) -> Artifact:
+    """The artifact in the store, under a name that a float version of the same name does not have."""
+    key = store.key("ready", {"artifact": artifact.sha256, "name": artifact.path.name, "variant": variant})
+    name = f"{variant}-{artifact.path.name}"
+    entry = store.find("ready", key)
+    if entry is None:
+        with store.making("ready", key) as draft:
+            shutil.copyfile(artifact.path, draft.folder / name)
+    return replace(artifact, path=store.path("ready", key) / name)
+
+
+def _reference_outputs(stage: Stage, reference: Artifact, prepared: Prepared) -> Outputs:
+    """What the float version answers on this machine, in a process of its own; computed once and kept."""
+    store = stage.work.store
+    key = store.key("outputs", {"artifact": reference.sha256, "samples": prepared.evaluation.sha256})
+    entry = store.find("outputs", key)
+    if entry is not None:
+        return tuple(np.load(entry.folder / f"{index}.npy") for index in range(entry.record["count"]))
+    try:
+        with stage.this_machine() as session:
+            found = session.infer(reference, prepared.evaluation.x)
+    except InfrastructureError as error:
+        raise ModelError(
+            f"{reference.path.name}: the reference does not run on this machine: {error.what}",
+            next_step=error.next_step,
+        ) from error
+    outputs = dequantize(found.outputs, found.quantization)
+    with store.making("outputs", key) as draft:
+        for index, array in enumerate(outputs):
+            np.save(draft.folder / f"{index}.npy", array)
+        draft.record["count"] = len(outputs)
+    return outputs

@@ -1,0 +1,78 @@
+"""Compiled files that edgesmith may not have made itself: what they are, read with as little as a board has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import targets
+from edgesmith.errors import ModelError
+from edgesmith.files import gzip_size, sha256_file
+from edgesmith.types import Artifact, TensorSpec
+from targets.base import Target
+
+PRECISION = "as found"
+"""Nobody told how its numbers are stored."""
+
+
+def read_artifact(path: Path) -> Artifact:
+    """The record of a compiled file.
+
+    Its sparsity is None where the package that reads the weights is not installed: measuring needs only the runtime.
+
+    Raises:
+        ModelError: not there, broken, or no target has files of this kind.
+    """
+    target = _target_of(path)
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file.")
+    try:
+        signature = target.signature(path)
+    except ImportError as error:
+        raise ModelError(
+            f"{path}: cannot be read without the package {error.name}.",
+            next_step='pip install "edgesmith[board]" brings what measuring a ready model needs.',
+        ) from None
+    return Artifact(
+        target=target.NAME,
+        path=path,
+        format=target.FORMAT,
+        precision=PRECISION,
+        sha256=sha256_file(path),
+        signature=signature,
+        toolchain={},
+        made_from="",
+        size_bytes=path.stat().st_size,
+        gzip_bytes=gzip_size(path),
+        sparsity=_sparsity(target, path),
+    )
+
+
+def float_input(artifact: Artifact) -> TensorSpec:
+    """The input as samples are given: an integer model's are floats, quantized on the board with its own scale.
+
+    Raises:
+        ModelError: it takes more than one input.
+    """
+    (spec, *more) = artifact.signature.inputs
+    if more:
+        raise ModelError(f"{artifact.path}: takes {len(more) + 1} inputs; samples are one array x so far.")
+    quantized = artifact.format == "tflite" and spec.dtype in ("int8", "int16")
+    return TensorSpec(name=spec.name, shape=(None, *spec.shape[1:]), dtype="float32" if quantized else spec.dtype)
+
+
+def _target_of(path: Path) -> Target:
+    formats = {targets.get(name).FORMAT: name for name in targets.names()}
+    name = formats.get(path.suffix.removeprefix("."))
+    if name is None:
+        known = ", ".join(f".{suffix}" for suffix in sorted(formats))
+        raise ModelError(f"{path}: no target runs files of this kind.", next_step=f"Give one of: {known}.")
+    return targets.get(name)
+
+
+def _sparsity(target: Target, path: Path) -> float | None:
+    try:
+        weights = list(target.kernels(path).values())
+    except ImportError:
+        return None
+    total = sum(kernel.size for kernel in weights)
+    return sum(int((kernel == 0).sum()) for kernel in weights) / total if total else 0.0

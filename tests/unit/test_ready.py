@@ -1,0 +1,187 @@
+"""Ready models: what makes one, what it cannot give, and what is read of it where packages are missing."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from edgesmith.config import LoadedConfig, load_config
+from edgesmith.errors import ConfigError, ModelError
+from edgesmith.pipeline.plan import make_plan
+from edgesmith.pipeline.prepare import prepare
+from edgesmith.pipeline.ready import find_ready
+from edgesmith.pipeline.ready_built import ready_items
+from edgesmith.pipeline.store import Store
+from edgesmith.progress import Silent
+from targets import onnx_file
+from targets.found import float_input, read_artifact
+from tests.tiny_artifacts import DATA
+
+Configured = Callable[..., LoadedConfig]
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Configured:
+    """Writes a config beside the tiny models."""
+    for model in DATA.glob("dense*"):
+        shutil.copy(model, tmp_path)
+    random = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "e.npz", x=random.integers(0, 256, (240, 4)).astype(np.float32), y=random.integers(0, 3, size=240)
+    )
+
+    def write(**config: Any) -> LoadedConfig:
+        path = tmp_path / "edgesmith.yaml"
+        path.write_text(yaml.safe_dump({"data": {"evaluation": "e.npz"}, **config}, sort_keys=False))
+        return load_config(path)
+
+    return write
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes packages missing in this process, as they are on a board."""
+
+    def hide(*packages: str) -> None:
+        for package in packages:
+            for loaded in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
+                monkeypatch.delitem(sys.modules, loaded)
+            monkeypatch.setitem(sys.modules, package, None)
+
+    return hide
+
+
+def test_a_tflite_is_ready(configured: Configured):
+    found = find_ready(configured(model="dense_int8.tflite"))
+    assert found is not None
+    assert found.reference is None
+    assert (found.model.kind, found.artifact.target, found.artifact.precision) == ("ready", "tflite", "as found")
+    (spec,) = found.model.signature.inputs
+    # int8 inside, and samples are given as floats all the same.
+    assert (spec.dtype, spec.shape) == ("float32", (None, 4))
+
+
+def test_an_onnx_is_compiled_where_it_can_be_and_ready_where_it_cannot(
+    configured: Configured, without: Callable[..., None]
+):
+    loaded = configured(model="dense.onnx")
+    assert find_ready(loaded) is None
+    without("tf2onnx")
+    assert find_ready(loaded) is not None
+
+
+def test_an_onnx_with_a_reference_is_ready(configured: Configured):
+    found = find_ready(configured(model="dense.onnx", reference="dense.onnx"))
+    assert found is not None
+    assert found.reference is not None
+
+
+def test_an_onnx_with_a_recipe_is_never_ready(configured: Configured, without: Callable[..., None]):
+    without("tf2onnx", "onnx")
+    assert find_ready(configured(model="dense.onnx", recipe=[{"quantize": {}}])) is None
+
+
+def test_without_the_onnx_package_the_runtime_tells_and_sparsity_is_unknown(without: Callable[..., None]):
+    path = DATA / "dense.onnx"
+    whole = read_artifact(path)
+    assert whole.sparsity is not None
+    assert onnx_file.runtime_signature(path) == whole.signature
+    without("onnx")
+    light = read_artifact(path)
+    assert light.sparsity is None
+    assert light.signature == whole.signature
+    assert float_input(light) == float_input(whole)
+
+
+def test_without_a_runtime_to_read_it_says_what_to_install(without: Callable[..., None]):
+    without("ai_edge_litert")
+    with pytest.raises(ModelError, match="cannot be read without the package ai_edge_litert") as caught:
+        read_artifact(DATA / "dense.tflite")
+    assert "edgesmith[board]" in caught.value.next_step
+
+
+REFUSED = [
+    (
+        {"recipe": [{"prune": {}}, {"quantize": {}}]},
+        r"yaml:\d+: dense_int8.tflite is compiled already: .*\(prune, quantize\)",
+    ),
+    ({"targets": ["onnxruntime"]}, r"yaml:\d+: dense_int8.tflite is ready for tflite, and for nothing else"),
+    ({"budget": {"accuracy_drop_pp": 1}}, r"yaml:5: accuracy_drop_pp compares with a float model"),
+    ({"budget": {"agreement_min": 0.9}}, "agreement_min compares with a float model"),
+    ({"budget": {"size_ratio": 0.5}}, "size_ratio compares with a float model"),
+    ({"budget": {"latency_p50_ratio": 0.5}}, "latency_p50_ratio compares with a float model"),
+    ({"budget": {"latency_p95_ratio": 0.5}}, "latency_p95_ratio compares with a float model"),
+    ({"task": {"metric": "agreement"}}, r"yaml:5: agreement compares with a float model"),
+]
+
+
+@pytest.mark.parametrize(("config", "text"), REFUSED)
+def test_what_a_ready_model_cannot_give_is_refused_with_its_line(
+    configured: Configured, config: dict[str, Any], text: str
+):
+    with pytest.raises(ConfigError, match=text) as caught:
+        find_ready(configured(model="dense_int8.tflite", **config))
+    assert caught.value.next_step
+
+
+def test_absolute_budgets_and_ratios_with_a_reference_are_fine(configured: Configured):
+    absolute = {"latency_p95_ms": 5.0, "size_bytes": 9000, "accuracy_min": 0.1, "peak_rss_bytes": 10**9}
+    assert find_ready(configured(model="dense_int8.tflite", budget=absolute))
+    ratios = {"accuracy_drop_pp": 1.0, "size_ratio": 0.5, "latency_p95_ratio": 1.0, "agreement_min": 0.9}
+    assert find_ready(configured(model="dense_int8.tflite", reference="dense.tflite", budget=ratios))
+
+
+def test_compressing_where_tensorflow_is_missing_says_what_to_install(
+    configured: Configured, without: Callable[..., None]
+):
+    without("tensorflow")
+    with pytest.raises(ConfigError) as caught:
+        find_ready(configured(model="dense_int8.tflite", recipe=[{"prune": {}}]))
+    assert 'pip install "edgesmith[tflite]" brings what that needs' in caught.value.next_step
+    assert "compress on a workstation and copy it" in caught.value.next_step
+
+
+def test_a_reference_goes_with_a_ready_model_only(configured: Configured):
+    with pytest.raises(ConfigError, match=r"yaml:\d+: 'reference' goes with a ready model"):
+        find_ready(configured(model="model.keras", reference="dense.tflite"))
+    with pytest.raises(ConfigError, match=r"the reference dense\.onnx is for onnxruntime, the model for tflite"):
+        find_ready(configured(model="dense_int8.tflite", reference="dense.onnx"))
+    with pytest.raises(ModelError, match=r"nowhere\.tflite: no such file"):
+        find_ready(configured(model="dense_int8.tflite", reference="nowhere.tflite"))
+
+
+def test_a_reference_of_another_shape_is_no_reference(configured: Configured, tmp_path: Path):
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    values = [helper.make_tensor_value_info(name, kind, ["N", 7]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "other", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), tmp_path / "o.onnx")
+    with pytest.raises(ModelError, match=r"o.onnx is no version of dense.onnx: their inputs are x: float32\[N, 7\]"):
+        find_ready(configured(model="dense.onnx", reference="o.onnx"))
+
+
+def test_files_of_the_same_name_stay_apart(configured: Configured, tmp_path: Path):
+    for folder, source in (("float", "dense.tflite"), ("int8", "dense_int8.tflite")):
+        (tmp_path / folder).mkdir()
+        shutil.copy(DATA / source, tmp_path / folder / "model.tflite")
+    loaded = configured(model="int8/model.tflite", reference="float/model.tflite")
+    store = Store(tmp_path / "store")
+    prepared = prepare(loaded, store, Silent())
+    first, second = ready_items(prepared, store)
+    assert (first.wanted.variant, second.wanted.variant) == ("float", "compressed")
+    assert (first.artifact.path.name, second.artifact.path.name) == ("float-model.tflite", "compressed-model.tflite")
+    shutil.rmtree(tmp_path / "int8")
+    assert second.artifact.path.read_bytes() == (DATA / "dense_int8.tflite").read_bytes()
+    assert (first.comparison, prepared.compares) == (None, True)
+
+
+def test_the_plan_of_a_ready_model_compiles_nothing(configured: Configured, tmp_path: Path):
+    steps = make_plan(configured(model="dense_int8.tflite"), tmp_path / "runs")
+    assert [(step.label, step.state) for step in steps] == [("load", "kept"), ("measure-local", "to do")]
