@@ -120,7 +120,9 @@ def _about_host_key(hop: Hop, error: asyncssh.HostKeyNotVerifiable, trust: HostT
         )
     compare = compare_on_board(trust.shown_type)
     if hop.listed:
-        pin = f"write `host_key: {trust.shown}` for '{hop.device.name}' in devices.yaml"
+        name = hop.device.name
+        pin = f"write `host_key: {trust.shown}` for '{name}' in devices.yaml"
+        pin += f" (`edgesmith devices add {name} --replace-key` does)"
     else:
         pin = f"make it a device of devices.yaml with `host_key: {trust.shown}` and name that as `jump:`"
     if trust.expected:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from device_tests.inventory import Inventory, find_inventory, load_inventory
+from device_tests.inventory import Board, Inventory, find_inventory, load_inventory
 from device_tests.inventory_fields import parse_address
 from edgesmith.errors import ConfigError
 
@@ -243,3 +243,8 @@ def test_without_a_config_the_file_here_comes_first(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "devices.yaml").touch()
     assert find_inventory(None) == tmp_path / "devices.yaml"
+
+
+def test_every_key_is_documented():
+    text = (Path(__file__).parents[2] / "docs" / "devices.md").read_text()
+    assert [key for key in Board.model_fields if f"`{key}`" not in text and f"`{key}:`" not in text] == []
