@@ -25,6 +25,7 @@ from edgesmith.errors import BoardError, ConfigError, ConnectionLost, DeadlineEx
 from edgesmith.files import sha256_file
 from edgesmith.progress import Silent, Task
 from edgesmith.types import Device, Measurement, MeasureProtocol
+from tests.faults.relay import Relay
 from tests.tiny_artifacts import artifact
 
 X = np.array([[4, 8, 12, 0]], np.float32)
@@ -54,17 +55,6 @@ class Runner:
         time.sleep(0.02)
         return [sample]
 """
-
-
-class Relay:
-    """Told by tests/faults/conftest.py; here for its type."""
-
-    port: int
-    stalled: bool
-    silent: bool
-    cut_after: int | None
-    drop_next: int
-    accepted: int
 
 
 def through(board: LoopbackBoard, relay: Relay) -> Device:
@@ -214,7 +204,9 @@ def test_a_link_that_goes_half_open_is_noticed(board: LoopbackBoard, relay: Rela
             ssh.run(["true"], soon())
 
 
-def test_an_upload_that_is_cut_leaves_nothing_that_looks_whole(board: LoopbackBoard, relay: Relay, tmp_path: Path):
+def test_an_upload_that_is_cut_leaves_nothing_that_looks_whole_and_is_gone_on_with(
+    board: LoopbackBoard, relay: Relay, tmp_path: Path
+):
     (tmp_path / "big").write_bytes(os.urandom(4 << 20))
     sha256 = sha256_file(tmp_path / "big")
     with (
@@ -225,7 +217,7 @@ def test_an_upload_that_is_cut_leaves_nothing_that_looks_whole(board: LoopbackBo
         session.push(tmp_path / "big", sha256)
     assert not (board.home / "edgesmith" / "blobs" / sha256).exists()
     with BoardSession(board.device(), local_root=tmp_path / "here", progress=Silent()) as session:
-        assert session.push(tmp_path / "big", sha256) == 4 << 20
+        assert session.push(tmp_path / "big", sha256) < 4 << 20
     assert sha256_file(board.home / "edgesmith" / "blobs" / sha256) == sha256
 
 
