@@ -249,7 +249,7 @@ def _each(names: Sequence[str], devices_file: Path | None, work: Callable[[Devic
     for device in devices:
         try:
             one = work(device)
-        except InfrastructureError as error:
+        except (InfrastructureError, ConfigError) as error:
             told = {"device": device.name, "error": error.what, "next_step": error.next_step}
             one = Shown(told, (), error.exit_code)
             if not as_json:

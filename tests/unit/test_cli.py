@@ -18,7 +18,18 @@ def run_python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["targets"], ["techniques"], ["doctor"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["targets"],
+        ["techniques"],
+        ["doctor"],
+        ["devices", "--help"],
+        ["devices", "list"],
+    ],
+)
 def test_light_verbs_import_nothing_heavy(arguments: list[str], tmp_path: Path):
     code = f"""
 import sys
