@@ -19,4 +19,5 @@ def samples() -> NDArray[np.float32]:
     import numpy as np
 
     n, row, column = np.ogrid[:_SAMPLES, :SIDE, :SIDE]
-    return ((7 * row + 3 * column + 5 * n) % 17).astype(np.float32)[..., None]
+    pattern: NDArray[np.float32] = ((7 * row + 3 * column + 5 * n) % 17).astype(np.float32)
+    return pattern[..., None]

@@ -48,6 +48,9 @@ def test_the_example_the_agent_and_the_templates_are_in_it(wheel: Path):
         "edgesmith/examples/fashion_mnist/data/evaluation.npz",
         "edgesmith/report/templates/report.html.j2",
         "device_tests/agent/__main__.py",
+        "device_tests/health_models/expected.json",
+        "device_tests/health_models/health.onnx",
+        "device_tests/health_models/health.tflite",
         "targets/boards/raspberry-pi-5.yaml",
     ):
         assert name in names, name
