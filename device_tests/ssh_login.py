@@ -195,7 +195,8 @@ def _only_this_key(identity_file: Path) -> dict[str, Any]:
 def _proxy_command(device: Device, meant: asyncssh.SSHClientConnectionOptions) -> dict[str, Any]:
     """ProxyCommand of ~/.ssh/config, run as ssh(1) runs it: by a shell, and without a way to ask anybody.
 
-    asyncssh would split it by itself, without the shell it was written for, and take its stderr for the board's words.
+    asyncssh would split it by itself, without the shell it was written for, and take its stderr for the board's words,
+    and the end of its stderr for the end of the link: so that goes nowhere, and the shell around it holds its pipe.
     """
     written = meant.config.get("ProxyCommand")
     if not isinstance(written, str):
@@ -206,4 +207,5 @@ def _proxy_command(device: Device, meant: asyncssh.SSHClientConnectionOptions) -
             check_host(name)
     except ValueError as error:
         raise ConfigError(f"{device.name}: with a ProxyCommand, host and user {error}.") from None
-    return {"proxy_command": ["sh", "-c", f"exec 2>/dev/null\nexport SSH_ASKPASS_REQUIRE=never\nexec {written}"]}
+    script = f"export SSH_ASKPASS_REQUIRE=never\nexec 3>&2 2>/dev/null\n(\n{written}\n) 3>&-\nexit $?"
+    return {"proxy_command": ["sh", "-c", script]}

@@ -84,8 +84,8 @@ def _forgotten(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Asyncio says this once for every block that was still to be sent when a link broke."""
-    return record.msg != "socket.send() raised exception."
+    """Not: once for every block that was still to be sent when a link broke, and once for a ProxyCommand that ended."""
+    return not str(record.msg).startswith(("socket.send() raised exception", "Unknown child process pid"))
 
 
 def ssh_loop() -> LoopThread:
