@@ -64,6 +64,22 @@ def asked(artifact: Artifact) -> dict[str, str]:
     return {"sha256": artifact.sha256, "runner": _runner(artifact), "precision": artifact.precision}
 
 
+def request(artifacts: Sequence[Artifact], inputs: Mapping[str, str], protocol: MeasureProtocol) -> dict[str, Any]:
+    """The question "measure"; `inputs` are what was pushed."""
+    return {
+        "artifacts": [asked(artifact) for artifact in artifacts],
+        "inputs": inputs,
+        "protocol": {
+            "min_runs": protocol.min_runs,
+            "min_seconds": protocol.min_seconds,
+            "windows": protocol.windows,
+            "warmup_max_seconds": protocol.warmup_max_seconds,
+            "threads": protocol.threads,
+            "timeout_seconds": protocol.timeout_seconds,
+        },
+    }
+
+
 def inferred(told: Mapping[str, Any], arrays: Arrays) -> Inferred:
     """The answer to "infer"."""
     outputs = tuple(arrays.fetch(file) for file in told["files"])
