@@ -78,7 +78,7 @@ def exit_code(rows: Sequence[Row]) -> int:
     for kind in (GateFailed, InputError, InfrastructureError):
         if any(isinstance(error, kind) for error in errors):
             return kind.exit_code
-    return EXIT_OK
+    return errors[0].exit_code if errors else EXIT_OK
 
 
 def deploy_run(
