@@ -7,6 +7,7 @@ The key is the hash of everything the content depends on, so an entry never goes
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -65,10 +66,7 @@ class Store:
         try:
             yield draft
             write_json(draft.folder / _RECORD, draft.record)
-            final = self.path(kind, key)
-            if final.exists():
-                shutil.rmtree(final)
-            draft.folder.rename(final)
+            _put_in_place(draft.folder, self.path(kind, key))
             _sync_folder(parent)
         except OSError as error:
             raise InfrastructureError(
@@ -103,6 +101,23 @@ class Draft:
 
     folder: Path
     record: dict[str, Any] = field(default_factory=dict)
+
+
+def _put_in_place(draft: Path, final: Path) -> None:
+    """Renames a draft over an older entry. Another run may make the same entry at this moment: the last one stays."""
+    while True:
+        try:
+            draft.rename(final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            # Aside in one step, so that nobody finds half an entry.
+            old = Path(tempfile.mkdtemp(prefix=".old.", dir=final.parent))
+            with contextlib.suppress(FileNotFoundError):
+                final.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            return
 
 
 def _sync_folder(folder: Path) -> None:

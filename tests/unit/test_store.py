@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,26 @@ def test_unfinished_work_is_found_again_until_dropped(tmp_path: Path):
     assert (store.workdir("step", "k") / "checkpoint").exists()
     store.drop_workdir("step", "k")
     assert not (store.workdir("step", "k") / "checkpoint").exists()
+
+
+def test_the_same_entry_made_by_many_at_once_is_there_once_and_whole(tmp_path: Path):
+    store = Store(tmp_path)
+    errors: list[InfrastructureError] = []
+    ready = threading.Barrier(8, timeout=30)
+
+    def make() -> None:
+        ready.wait()
+        try:
+            for _ in range(20):
+                fill(store, "k")
+        except InfrastructureError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert errors == []
+    assert [path.name for path in (tmp_path / "step").iterdir()] == ["k"]
+    assert (store.path("step", "k") / "file").read_text() == "content"
