@@ -18,7 +18,9 @@ from device_tests.accuracy import (
 )
 from device_tests.judge import JudgedFigures, judge
 from device_tests.latency import summarise
+from edgesmith import known_answers
 from edgesmith.errors import EXIT_OK, GateFailed, InfrastructureError, UnstableMeasurement
+from edgesmith.files import safe_name
 from edgesmith.pipeline.boards import BoardOutcome
 from edgesmith.pipeline.build import Built, Variant
 from edgesmith.pipeline.host import Outputs
@@ -50,10 +52,10 @@ from edgesmith.types import (
     Verdict,
 )
 
-_NO_ENERGY = "no power sensor is read yet on this kind of board"
-
 _NO_REFERENCE = "the model came ready, and no `reference:` names its float version"
 _UNREAD_WEIGHTS = "the package that reads the weights is not installed here"
+_NO_ENERGY = "no power sensor is read yet on this kind of board"
+
 
 def finding_record(finding: Finding) -> FindingRecord:
     """A finding as it stands in the document."""
@@ -108,9 +110,9 @@ def artifact_record(built: Built, folder: RunFolder) -> ArtifactRecord:
         size_bytes=artifact.size_bytes,
         gzip_bytes=artifact.gzip_bytes,
         sparsity=artifact.sparsity,
+        sparsity_reason=None if artifact.sparsity is not None else _UNREAD_WEIGHTS,
         signature_inputs=tuple(str(spec) for spec in artifact.signature.inputs),
         signature_outputs=tuple(str(spec) for spec in artifact.signature.outputs),
-        sparsity_reason=None if artifact.sparsity is not None else _UNREAD_WEIGHTS,
         toolchain=dict(artifact.toolchain),
     )
 
@@ -183,17 +185,19 @@ def _measured(
     drop, drop_reason = None, None
     if is_reference:
         drop_reason = "this is the float artifact the others are compared with"
-    elif baseline is None:
-        drop_reason = "the float artifact could not be measured on this board"
     elif baseline is None and prepared.ready and not prepared.reference:
         drop_reason = _NO_REFERENCE
+    elif baseline is None:
+        drop_reason = "the float artifact could not be measured on this board"
     else:
         drop = accuracy_drop_pp(baseline.accuracy, mine.accuracy)
     speedup = None
     if baseline is not None and not is_reference and baseline.latency.p50 and mine.latency.p50:
         speedup = baseline.latency.p50 / mine.latency.p50
-    samples = f"samples/{outcome.device.name}-{built.wanted.target}-{built.wanted.variant}.npy"
+    samples = f"samples/{safe_name(outcome.device.name)}-{built.wanted.target}-{built.wanted.variant}.npy"
     _save(folder, samples, measured.samples_ns)
+    mine_is = (outcome.device.name, built.wanted.target, built.wanted.variant)
+    known_answers.keep(folder.path, *mine_is, prepared.evaluation.x, measured.outputs)
     return DeviceResult(
         device=outcome.device.name,
         emulated=measured.board.emulated,
@@ -208,11 +212,11 @@ def _measured(
         agreement=mine.agreement,
         agreement_reason=_why_no_agreement(mine, prepared),
         speedup_p50=speedup,
+        speedup_p50_reason=_NO_REFERENCE if drop_reason == _NO_REFERENCE else None,
         peak_rss_bytes=measured.peak_rss_bytes,
         peak_rss_bytes_reason=measured.peak_rss_reason,
         energy_mj=None,
         energy_mj_reason=_NO_ENERGY,
-        speedup_p50_reason=_NO_REFERENCE if drop_reason == _NO_REFERENCE else None,
         validity=measured.validity,
         validity_reasons=measured.validity_reasons,
         verdict=judgement.verdict,
@@ -229,16 +233,16 @@ def _measured(
     )
 
 
-def _judge(built: Built, mine: _Figures, baseline: _Figures | None, prepared: Prepared) -> Judgement:
-    if built.wanted.variant == "float" and prepared.compares:
-        text = "the float model: what the compressed one is compared with; the budget is not applied to it"
-        return Judgement(verdict=Verdict.PASS, findings=(Finding(severity="info", code="reference", text=text),))
 def _why_no_agreement(mine: _Figures, prepared: Prepared) -> str | None:
     if mine.agreement is not None:
         return None
     return _NO_REFERENCE if prepared.ready and not prepared.reference else "the outputs are no class scores"
 
 
+def _judge(built: Built, mine: _Figures, baseline: _Figures | None, prepared: Prepared) -> Judgement:
+    if built.wanted.variant == "float" and prepared.compares:
+        text = "the float model: what the compressed one is compared with; the budget is not applied to it"
+        return Judgement(verdict=Verdict.PASS, findings=(Finding(severity="info", code="reference", text=text),))
     judged = mine.judged
     labels = prepared.evaluation.y
     if baseline is not None and labels is not None and mine.accuracy.metric == "top1":
@@ -283,9 +287,9 @@ def failed(
 
 
 def fastest_passing(results: Sequence[DeviceResult]) -> tuple[FindingRecord, ...]:
-    """For each device, the fastest artifact that passed: what the user came for."""
+    """For each device, the fastest artifact that passed: what the user came for. Emulated, none is fast or slow."""
     findings = []
-    for device in dict.fromkeys(result.device for result in results):
+    for device in dict.fromkeys(result.device for result in results if not result.emulated):
         passing = [r for r in results if r.device == device and r.verdict is Verdict.PASS and _p50(r) is not None]
         judged = [r for r in passing if r.variant == "compressed"]
         if not passing:
