@@ -44,9 +44,8 @@ def judge(budget: Budget, *, compressed: JudgedFigures, baseline: JudgedFigures 
     """
     findings: list[Finding] = []
     if compressed.emulated:
-        findings.append(
-            Finding(severity="info", code="emulated", text="Emulated board: latency is emulation time, not judged.")
-        )
+        text = "Emulated board: latency is emulation time, and memory holds the emulator: neither is judged."
+        findings.append(Finding(severity="info", code="emulated", text=text))
     if compressed.fake:
         findings.append(
             Finding(severity="warning", code="fake", text="FAKE board: its latency is scripted, not measured.")
@@ -140,6 +139,9 @@ def _size_ratio(key: str, limit: float, compressed: JudgedFigures, baseline: Jud
 
 def _peak_rss(key: str, limit: float, compressed: JudgedFigures, baseline: JudgedFigures | None) -> Outcome:
     del baseline
+    if compressed.emulated:
+        text = "Peak memory is not judged: the board is emulated, the emulator's own memory is in it."
+        return undecided(key, text, "Judge peak memory on a real board.")
     if compressed.peak_rss_bytes is None:
         return undecided(key, f"Peak memory is not judged: {compressed.peak_rss_reason or 'it was not measured'}.")
     shown = f"Peak memory of the process is {compressed.peak_rss_bytes:,} bytes, limit {limit:,.0f}"

@@ -109,10 +109,15 @@ def measure_board(session: BoardSession, built: tuple[Built, ...], prepared: Pre
         session.push(item.artifact.path, item.artifact.sha256)
     protocol = prepared.loaded.config.measure.protocol()
     outcomes = tuple(session.measure([item.artifact for item in built], prepared.evaluation.x, protocol))
-    if all(isinstance(outcome, Measurement) and outcome.validity is Validity.VALID for outcome in outcomes):
+    if all(isinstance(outcome, Measurement) and is_final(outcome) for outcome in outcomes):
         _keep(device, built, [o for o in outcomes if isinstance(o, Measurement)], prepared, store)
     remember_info(device, session.info, store)
     return BoardOutcome(device=device, info=session.info, built=built, outcomes=outcomes, lease=session.lease)
+
+
+def is_final(measured: Measurement) -> bool:
+    """Whether taking it again could not make it better: it is valid, or never will be, as an emulator's."""
+    return measured.validity is Validity.VALID or measured.board.emulated
 
 
 def unreachable(device: Device, built: tuple[Built, ...], error: InfrastructureError) -> BoardOutcome:

@@ -17,9 +17,10 @@ from device_tests.session import BoardSession
 from edgesmith.errors import BoardError, InfrastructureError
 from edgesmith.pipeline import assemble, boards
 from edgesmith.pipeline.boards import BoardOutcome
-from edgesmith.pipeline.build import Built, Variant
+from edgesmith.pipeline.build import Built, Variant, checked_here
 from edgesmith.pipeline.compress import steps_are_kept
 from edgesmith.pipeline.host import Outputs
+from edgesmith.pipeline.parity import Parity
 from edgesmith.pipeline.prepare import Prepared, scheme_of
 from edgesmith.pipeline.run_folder import RunFolder
 from edgesmith.pipeline.select import select_targets
@@ -27,7 +28,7 @@ from edgesmith.pipeline.stages import Stage
 from edgesmith.pipeline.workspace import Workspace
 from edgesmith.report.live import board_row
 from edgesmith.result import DeviceResult
-from edgesmith.types import BoardInfo, Device, Validity
+from edgesmith.types import BoardInfo, Device
 
 
 def make_fleet(folder: RunFolder, work: Workspace, lease_wait_s: float) -> Fleet:
@@ -90,6 +91,7 @@ def measure_boards(
 ) -> None:
     """Measures every device, or takes its identical measurement from the store, and records its rows."""
     rows: dict[str, Sequence[DeviceResult]] = {}
+    answers = Parity()
 
     def record(device: Device, found: Sequence[DeviceResult]) -> None:
         rows[device.name] = found
@@ -97,6 +99,7 @@ def measure_boards(
 
     def judge(outcome: BoardOutcome) -> None:
         record(outcome.device, assemble.device_results(outcome, prepared, reference, stage.recorder.folder))
+        answers.add(outcome)
 
     to_measure = []
     for device in wanted:
@@ -130,6 +133,8 @@ def measure_boards(
     with _recorded(stage, fleet):
         fleet.each(to_measure, measure, done, leased=True)
         _settle(fleet, wanted)
+    checked = partial(checked_here, prepared=prepared, store=stage.work.store)
+    stage.recorder.update(parity=answers.records([device.name for device in wanted], checked))
 
 
 @contextlib.contextmanager
@@ -164,13 +169,13 @@ def _dead_rows(
     stage: Stage, device: Device, items: Sequence[Built], prepared: Prepared, error: InfrastructureError
 ) -> tuple[DeviceResult, ...]:
     """A board that could not be met: an ERROR for everything that would have been measured on it."""
+    if items:
+        return tuple(assemble.failed(device, item.wanted.target, item.wanted.variant, error) for item in items)
     names = select_targets(stage.loaded, device, prepared.model, scheme_of(prepared.recipe), None).names
     variants: tuple[Variant, ...] = ("float", "compressed") if prepared.recipe.steps else ("float",)
     return tuple(assemble.failed(device, name, variant, error) for name in names for variant in variants)
 
 
-    if items:
-        return tuple(assemble.failed(device, item.wanted.target, item.wanted.variant, error) for item in items)
 def _still_as_met(session: BoardSession, met: BoardInfo) -> None:
     """Raises BoardError where the board is another machine than the one the artifacts were made for."""
     if session.info.machine != met.machine:
@@ -184,7 +189,7 @@ def _still_as_met(session: BoardSession, met: BoardInfo) -> None:
 def _count(stage: Stage, outcome: BoardOutcome) -> None:
     measured = [one for one in outcome.outcomes if not isinstance(one, InfrastructureError)]
     stage.recorder.add_work(measurements=len(measured))
-    if outcome.info is not None and not all(one.validity is Validity.VALID for one in measured):
+    if outcome.info is not None and not all(map(boards.is_final, measured)):
         stage.work.progress.note(
             f"{outcome.device.name}: not every measurement is valid: it will be taken again in the next run"
         )

@@ -18,6 +18,7 @@ from edgesmith.report import figures, statement
 from edgesmith.report.columns import Column, Columns
 from edgesmith.report.figures import Row, one_line
 from edgesmith.report.live import ConsoleProgress
+from edgesmith.report.parity import parity_lines
 from edgesmith.result import AccuracyRecord, Result, StepRecord
 
 __all__ = ["ConsoleProgress", "print_result"]
@@ -46,6 +47,7 @@ def print_result(result: Result, run_dir: Path | None = None, *, console: Consol
     _print_headline(result, console)
     if result.results:
         _print_figures(result, console)
+    _print_parity(result, console)
     _print_remarks(result, console)
     if result.steps:
         _print_steps(result.steps, console)
@@ -149,6 +151,16 @@ def _metric(records: Iterable[AccuracyRecord | None]) -> tuple[str, str]:
     metrics = sorted({r.metric for r in records if r})
     unit = "%" if metrics and all(figures.is_fraction(m) for m in metrics) else ""
     return one_line("/".join(metrics)) or "accuracy", unit
+
+
+def _print_parity(result: Result, console: Console) -> None:
+    lines = parity_lines(result)
+    if lines:
+        console.print()
+        console.print(Text("Same artifact, element by element", style="bold"))
+    for line in lines:
+        style = "dim" if line.identical else ""
+        _indented(console, Text(f"{line.artifact}: {line.text}", style=style), 1)
 
 
 def _print_remarks(result: Result, console: Console) -> None:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from edgesmith.report import figures, plots, statement
 from edgesmith.report.checks import Check, checks
 from edgesmith.report.figures import Row, one_line
+from edgesmith.report.parity import parity_lines
 from edgesmith.result import BoardRecord, EnvironmentRecord, Result
 from edgesmith.types import Validity, Verdict
 
@@ -65,6 +66,7 @@ def render_html(result: Result, run_dir: Path) -> str:
         reasons=figures.reasons(result),
         step_reasons=figures.step_reasons(result.steps),
         remarks=statement.remarks(result),
+        parity=parity_lines(result),
         colours=plots.target_colours(result),
         how_to_get_plots=how_to_get_plots,
         how_measured=_how_measured(result),

@@ -6,12 +6,14 @@ import re
 
 from edgesmith.report import figures, statement
 from edgesmith.report.figures import TIMES, Row, one_line
+from edgesmith.report.parity import parity_lines
 from edgesmith.result import DeviceResult, Result
 from edgesmith.types import Verdict
 
 _MOST_ROWS = 24
 _MOST_REMARKS = 8
 _MOST_REASONS = 5
+_MOST_PARITY = 4
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#!|~$])")
 _SYMBOLS = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "⚠️", "ERROR": "🔌", statement.NO_VERDICT: "⏸️"}
 _WORST_FIRST = (Verdict.FAIL, Verdict.ERROR, Verdict.INCONCLUSIVE, Verdict.PASS)
@@ -25,8 +27,10 @@ def render_markdown(result: Result) -> str:
         lines += ["", f"Budget: {_escape(budget)}."]
     for warning in statement.alarms(result):
         lines += ["", f"> **{_escape(warning)}**"]
+    parity = _list("Same artifact, element by element", _parity(result), _MOST_PARITY)
     if result.results:
-        lines += ["", *_table(result)]
+        lines += ["", *_table(result, _MOST_ROWS - len(parity))]
+    lines += parity
     lines += _list("Findings", [_remark(r) for r in statement.remarks(result)], _MOST_REMARKS)
     lines += _list("Not available", [_escape(r) for r in figures.reasons(result, only=_SHOWN)], _MOST_REASONS)
     lines += ["", f"Work: {_escape(statement.work_sentence(result))}. Run `{_code(result.run_id)}`: see report.html."]
@@ -36,15 +40,15 @@ def render_markdown(result: Result) -> str:
 _SHOWN = ("size", "latency", "p50", "p95", "accuracy", "accuracy drop", "agreement")
 
 
-def _table(result: Result) -> list[str]:
+def _table(result: Result, most: int) -> list[str]:
     pairs = [r for r in result.results if r.variant == "compressed" or _alone(r, result)]
     pairs.sort(key=lambda r: _WORST_FIRST.index(r.verdict))
     lines = [
         "| device | target | p50, ms | p95, ms | speed-up | size | accuracy | drop, pp | agreement, % | verdict |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|---|",
     ]
-    lines += [_row(record, result) for record in pairs[:_MOST_ROWS]]
-    left_out = len(pairs) - _MOST_ROWS
+    lines += [_row(record, result) for record in pairs[:most]]
+    left_out = len(pairs) - most
     if left_out > 0:
         lines += ["", f"{left_out} more rows, none worse than the last one here, are in report.html."]
     return lines
@@ -79,6 +83,12 @@ def _row(record: DeviceResult, result: Result) -> str:
 def _change(before: Row | None, after: Row, figure: str) -> str:
     new = str(getattr(after, figure))
     return new if before is None else f"{getattr(before, figure)} → {new}"
+
+
+def _parity(result: Result) -> list[str]:
+    """What differs first: it must not be among what finds no room."""
+    lines = sorted(parity_lines(result), key=lambda line: line.identical)
+    return [_escape(f"{line.artifact}: {line.text}") for line in lines]
 
 
 def _remark(remark: statement.Remark) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import yaml
+
+from edgesmith.types import Device
 
 DEADLINE_S = 240
 
@@ -38,6 +41,11 @@ class Project:
         path = self.root / "edgesmith.yaml"
         path.write_text(yaml.safe_dump({key: value for key, value in config.items() if value is not None}))
         return path
+
+    def result(self) -> dict[str, Any]:
+        """result.json of the latest run."""
+        document: dict[str, Any] = json.loads((self.root / "runs" / "latest" / "result.json").read_text())
+        return document
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Starts `edgesmith ...` here, both streams piped."""
@@ -68,6 +76,16 @@ class Project:
             process.kill()
             raise
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def write_inventory(folder: Path, *devices: Device) -> None:
+    """devices.yaml as a user writes it."""
+    keys = ("host", "port", "user", "python", "workdir", "lease_dir", "identity_file", "known_hosts", "host_key")
+    entries: dict[str, Any] = {}
+    for device in devices:
+        entry = {key: getattr(device, key) for key in keys}
+        entries[device.name] = {key: str(v) if isinstance(v, Path) else v for key, v in entry.items() if v}
+    (folder / "devices.yaml").write_text(yaml.safe_dump({"devices": entries}))
 
 
 def make_project(root: Path) -> Project:

@@ -14,8 +14,7 @@ import yaml
 
 from device_tests.loopback import folder_for_boards
 from device_tests.loopback_sshd import SshdBoard, why_no_sshd
-from tests.e2e.project import Project
-from tests.e2e.test_run_ssh import write_inventory
+from tests.e2e.project import Project, write_inventory
 
 FLOAT_TOP1 = 0.7548
 WITHIN = 0.003

@@ -2,30 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
-import yaml
-
 from device_tests.loopback import LoopbackBoard
-from edgesmith.types import Device
-from tests.e2e.project import Project
-
-
-def write_inventory(folder: Path, *devices: Device) -> None:
-    """devices.yaml as a user writes it."""
-    entries: dict[str, Any] = {}
-    for device in devices:
-        keys = ("host", "port", "user", "python", "workdir", "identity_file", "known_hosts", "host_key")
-        entry = {key: getattr(device, key) for key in keys}
-        entries[device.name] = {key: str(v) if isinstance(v, Path) else v for key, v in entry.items() if v}
-    (folder / "devices.yaml").write_text(yaml.safe_dump({"devices": entries}))
-
-
-def result_of(project: Project) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((project.root / "runs/latest/result.json").read_text())
-    return document
+from tests.e2e.project import Project, write_inventory
 
 
 def test_the_same_artifacts_on_this_machine_and_over_ssh(digits: Project, board: LoopbackBoard):
@@ -34,7 +12,7 @@ def test_the_same_artifacts_on_this_machine_and_over_ssh(digits: Project, board:
     digits.write_config(devices=["local", "pi"])
     first = digits.edgesmith("run")
     assert first.returncode == 0, first.stdout + first.stderr
-    result = result_of(digits)
+    result = digits.result()
     rows = {(row["device"], row["target"], row["variant"]): row for row in result["results"]}
     assert len(rows) == 8
     for target in ("tflite", "onnxruntime"):
@@ -48,7 +26,7 @@ def test_the_same_artifacts_on_this_machine_and_over_ssh(digits: Project, board:
 
     again = digits.edgesmith("run", "--remeasure")
     assert again.returncode == 0, again.stdout + again.stderr
-    work = result_of(digits)["work"]
+    work = digits.result()["work"]
     assert (work["measurements"], work["bytes_sent"], work["compiled_artifacts"]) == (8, 0, 0)
 
 

@@ -184,7 +184,16 @@ def test_emulated_latency_is_never_judged(key: str, limit: float):
 def test_emulated_board_still_judges_the_rest():
     judgement = judge(Budget(size_bytes=40_000), compressed=replace(COMPRESSED, emulated=True), baseline=None)
     assert judgement.verdict is Verdict.PASS
-    assert judgement.findings[0].text == "Emulated board: latency is emulation time, not judged."
+    assert judgement.findings[0].text == (
+        "Emulated board: latency is emulation time, and memory holds the emulator: neither is judged."
+    )
+
+
+def test_an_emulators_memory_is_not_the_models():
+    outcome, finding = verdict({"peak_rss_bytes": 10**12}, replace(COMPRESSED, emulated=True))
+    assert outcome is Verdict.INCONCLUSIVE
+    assert finding.text == "Peak memory is not judged: the board is emulated, the emulator's own memory is in it."
+    assert finding.next_step == "Judge peak memory on a real board."
 
 
 @pytest.mark.parametrize("validity", [Validity.THROTTLED, Validity.NOISY, Validity.BUSY])
