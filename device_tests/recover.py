@@ -124,6 +124,10 @@ class Ladder:
             failure = error
         while True:
             step = self._climb(failure)
+            if why_not := self._why_not(step.rung):
+                self._append(step.rung, step.reason, f"{NOT_POSSIBLE}{why_not}", 0.0)
+                continue
+            self._reach.tell(f"{step.reason.removeprefix(f'{self._device.name}: ')} Recovery: {step.rung.value}")
             if outcome := self._mend(step.rung):
                 self._record(step, outcome)
                 continue
@@ -194,22 +198,21 @@ class Ladder:
         if not self._left:
             self._quarantine(reason)
             raise failure
-        step = _Step(self._left.pop(0), reason)
-        self._reach.tell(f"{reason.removeprefix(f'{self._device.name}: ')} Recovery: {step.rung.value}")
-        return step
+        return _Step(self._left.pop(0), reason)
+
+    def _why_not(self, rung: Rung) -> str:
+        """Why a rung cannot even be tried; empty where it can."""
+        if rung is Rung.REBOOT and not self._device.reboot:
+            return "no `reboot:` is set for it"
+        if rung is Rung.POWER and not self._device.power:
+            return "no `power:` is set for it"
+        return "it does not answer" if self._silent and rung in (Rung.KILL_AGENT, Rung.REBOOT) else ""
 
     def _mend(self, rung: Rung) -> str:
-        """What a rung does before the work is tried again; returns why that is in vain, empty where it is not."""
-        device = self._device
-        if rung is Rung.RECONNECT:
-            return ""
-        if rung is Rung.REBOOT and not device.reboot:
-            return f"{NOT_POSSIBLE}no `reboot:` is set for it"
-        if rung is Rung.POWER:
-            return self._power_cycle() if device.power else f"{NOT_POSSIBLE}no `power:` is set for it"
-        if self._silent:
-            return f"{NOT_POSSIBLE}it does not answer"
-        return self._reboot() if rung is Rung.REBOOT else ""
+        """What a rung does before the work is tried again; returns what came of it where that is in vain."""
+        if rung is Rung.REBOOT:
+            return self._reboot()
+        return self._power_cycle() if rung is Rung.POWER else ""
 
     def _reboot(self) -> str:
         try:

@@ -149,7 +149,7 @@ class BoardRow:
     def _beside_its_name(self, label: str) -> str:
         """A label as it reads beside the board's name: "measure on pi" is "measure" there."""
         label = one_line(label)
-        for word in (" on ", " to "):
+        for word in (" on ", " to ", " at ", " for "):
             label = label.removesuffix(f"{word}{self._board}")
         return label
 
