@@ -101,7 +101,7 @@ def acquire(ask: Ask, device: Device, request: LeaseRequest, progress: Progress,
     while not (answer := ask("lease", params, Deadline.after(_ASK_S)))["granted"]:
         holder = _holder(answer["holder"])
         if until.remaining_s == 0.0:
-            raise _busy(device, holder, request)
+            raise _busy(device, holder, request.wait_s)
         if told != (told := (holder.kind, holder.owner, holder.run_id)):
             progress.note(f"{describe(device, holder)}; waiting up to {_span(until.remaining_s)}")
         time.sleep(min(poll_s, until.remaining_s))
@@ -148,8 +148,7 @@ def reserve(ask: Ask, device: Device, by: str, seconds: float, *, force: bool = 
     params = {"lease_dir": device.lease_dir, "owner": by, "seconds": seconds, "force": force}
     answer = ask("hold", params, Deadline.after(_ASK_S))
     if not answer["granted"]:
-        request = LeaseRequest(owner=by, run_id="", token="", wait_s=0.0)
-        raise _busy(device, _holder(answer["holder"]), request)
+        raise _busy(device, _holder(answer["holder"]))
     return None if answer["taken_over"] is None else _holder(answer["taken_over"])
 
 
@@ -205,12 +204,12 @@ class Heartbeat:
                     return  # whoever waits for an answer learns of it
 
 
-def _busy(device: Device, holder: LeaseHolder, request: LeaseRequest) -> BoardBusy:
-    waited = f"; waited {_span(request.wait_s)} for it" if request.wait_s else ""
-    own = "" if holder.owner == request.owner else " --force"
+def _busy(device: Device, holder: LeaseHolder, waited_s: float = 0.0) -> BoardBusy:
+    waited = f"; waited {_span(waited_s)} for it" if waited_s else ""
     return BoardBusy(
         f"{describe(device, holder)}{waited}.",
-        next_step=f"Wait, ask them, or take it away: `edgesmith devices release {device.name}{own}`.",
+        next_step=f"Wait, ask them, or end it: `edgesmith devices release {device.name} --force`; a run that works "
+        "there fails then.",
     )
 
 

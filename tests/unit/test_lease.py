@@ -98,7 +98,9 @@ def test_when_the_patience_has_run_out_it_is_said_who_has_it_and_what_can_be_don
     assert busy.value.what == (
         "pi5-lab is held by bob@ci (run run-9) for 3 min, lapses in 42 s unless renewed; waited 0 s for it."
     )
-    assert busy.value.next_step == "Wait, ask them, or take it away: `edgesmith devices release pi5-lab --force`."
+    assert busy.value.next_step == (
+        "Wait, ask them, or end it: `edgesmith devices release pi5-lab --force`; a run that works there fails then."
+    )
     assert busy.value.exit_code == 3
     assert not busy.value.may_pass
     assert len(board.asked) >= 2
