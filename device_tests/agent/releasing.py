@@ -6,41 +6,69 @@ next agent after a power cut.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import threading
+import time
 
 from device_tests.agent import release_folder
 from device_tests.agent.protocol import Deadline, Refusal
 from device_tests.agent.release_folder import MANIFEST, ReleaseFolder, check_files, checked_name, manifest, sync
 from device_tests.agent.smoke import smoke
 
+HOLD_S = 90.0
+
 
 class _Unfinished:
-    """The folders where this agent may have left something, and the lock under which it changes them.
+    """The folders in which this agent has begun something, each held against other agents.
 
-    The agent leaves in a thread of its own, while its main thread may be at work: from then on that changes nothing.
+    After a cut link the agent of before may still be leaving when the next one is there: neither may undo what the
+    other does. And an agent leaves in a thread of its own, while its main thread may be at work: from then on that
+    changes nothing.
     """
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._folders = {}
+        self._held = {}
         self._leaving = False
 
+    def hold(self, folder, deadline):
+        """Keeps other agents out of a folder until `let_go`, or until this agent is gone.
+
+        Raises:
+            Refusal: "busy": another one did not leave in time.
+        """
+        if folder.path in self._held:
+            return
+        handle = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY)
+        patience = Deadline(min(HOLD_S, deadline.remaining_s * 0.5))
+        while not _locked(handle):
+            if not patience.remaining_s:
+                os.close(handle)
+                raise Refusal("busy", "another agent is at work in %s" % folder.path)
+            time.sleep(0.05)
+        self._held[folder.path] = (folder, handle)
+
+    def let_go(self, folder):
+        """Nothing of ours is unfinished there any more."""
+        with self._lock:
+            if folder.path in self._held and not self._leaving:
+                os.close(self._held.pop(folder.path)[1])
+
     @contextlib.contextmanager
-    def changing(self, folder):
+    def changing(self):
         """For the main thread's changes."""
         with self._lock:
             if self._leaving:
                 raise Refusal("leaving", "the agent is leaving")
-            self._folders[folder.path] = folder
             yield
 
     def abandon(self):
         """Undoes what is unfinished, for good."""
         with self._lock:
             self._leaving = True
-            for folder in self._folders.values():
+            for folder, _ in list(self._held.values()):
                 # What fails here is found and undone by the next agent.
                 with contextlib.suppress(OSError, Refusal):
                     folder.go_back()
@@ -80,23 +108,27 @@ class Releasing:
         wanted = release_folder.names(root) if params.get("name") is None else [params["name"]]
         return {"root": root, "models": [_listed(ReleaseFolder(root, name)) for name in wanted]}
 
-    def stage(self, params, _deadline, _event):
+    def stage(self, params, deadline, _event):
         """Makes a release under its temporary name from verified uploads; what an earlier agent left there goes.
 
-        Params: `version`, `manifest`: sha256 of the upload that names all others.
+        Until it is switched to or discarded, no other agent gets in. Params: `version`, `manifest`: sha256 of the
+        upload that names all others.
         """
         folder, version = _folder(params), params["version"]
         part = folder.part(version)
-        with _UNFINISHED.changing(folder):
-            folder.create()
-            recovered = folder.go_back() + folder.remove_parts()
-            if folder.has(version):
-                raise Refusal("exists", "%s has a release %s already" % (folder.path, version))
-            os.mkdir(part)
+        folder.create()
+        _UNFINISHED.hold(folder, deadline)
         try:
+            with _UNFINISHED.changing():
+                recovered = folder.go_back() + folder.remove_parts()
+                if folder.has(version):
+                    raise Refusal("exists", "%s has a release %s already" % (folder.path, version))
+                os.mkdir(part)
             self._fill(part, folder.name, version, params["manifest"])
         except BaseException:
-            release_folder.remove_folder(part)
+            with _UNFINISHED.changing():
+                folder.remove_parts()
+            _UNFINISHED.let_go(folder)
             raise
         return {"recovered": recovered, "path": part}
 
@@ -112,44 +144,58 @@ class Releasing:
         Where that check fails, the one before is current again before the answer goes out.
         """
         folder, version = _folder(params), params["version"]
-        try:
-            with _UNFINISHED.changing(folder):
+        with self._alone_in(folder, deadline):
+            with _UNFINISHED.changing():
                 recovered = folder.go_back()
-                before = folder.current()
-                fresh = not folder.has(version)
-                if fresh and not os.path.isdir(folder.part(version)):
-                    raise Refusal("not-found", "there is no release %s of %s" % (version, folder.name))
-                folder.begin(version, before, fresh)
-                if fresh:
-                    os.rename(folder.part(version), folder.folder(version))
-                folder.point(version)
-            found = self._smoke(folder.current_path, deadline, event)
-        except BaseException:
-            with _UNFINISHED.changing(folder):
-                folder.go_back()
-            raise
-        with _UNFINISHED.changing(folder):
-            if found["passed"]:
-                folder.confirm()
-            else:
-                folder.go_back()
-        return dict(found, current=folder.current(), before=before, recovered=recovered)
+            before = folder.current()
+            fresh = not folder.has(version)
+            if fresh and not os.path.isdir(folder.part(version)):
+                raise Refusal("not-found", "there is no release %s of %s" % (version, folder.name))
+            try:
+                with _UNFINISHED.changing():
+                    folder.begin(version, before, fresh)
+                    if fresh:
+                        os.rename(folder.part(version), folder.folder(version))
+                    folder.point(version)
+                found = self._smoke(folder.current_path, deadline, event)
+            except BaseException:
+                with _UNFINISHED.changing():
+                    folder.go_back()
+                raise
+            with _UNFINISHED.changing():
+                if found["passed"]:
+                    folder.confirm()
+                else:
+                    folder.go_back()
+            return dict(found, current=folder.current(), before=before, recovered=recovered)
 
-    def discard(self, params, _deadline, _event):
+    def discard(self, params, deadline, _event):
         """Removes what is staged and not switched to."""
         folder = _folder(params)
-        with _UNFINISHED.changing(folder):
+        with self._alone_in(folder, deadline), _UNFINISHED.changing():
             return {"removed": folder.remove_parts()}
 
-    def remove(self, params, _deadline, _event):
+    def remove(self, params, deadline, _event):
         """Removes the release `version`; never the current one, nor the one to go back to."""
         folder, version = _folder(params), params["version"]
-        if version in (folder.current(), folder.previous()):
-            raise Refusal("in-use", "%s is the current release of %s, or the one before it" % (version, folder.name))
-        if not folder.has(version):
-            raise Refusal("not-found", "there is no release %s of %s" % (version, folder.name))
-        folder.remove(version)
+        with self._alone_in(folder, deadline), _UNFINISHED.changing():
+            if version in (folder.current(), folder.previous()):
+                raise Refusal("in-use", "%s is the current release of %s, or the one before" % (version, folder.name))
+            if not folder.has(version):
+                raise Refusal("not-found", "there is no release %s of %s" % (version, folder.name))
+            folder.remove(version)
         return {}
+
+    @contextlib.contextmanager
+    def _alone_in(self, folder, deadline):
+        """For changes that are finished when the answer goes out."""
+        if not os.path.isdir(folder.path):
+            raise Refusal("not-found", "nothing of %s is released" % folder.name)
+        _UNFINISHED.hold(folder, deadline)
+        try:
+            yield
+        finally:
+            _UNFINISHED.let_go(folder)
 
     def _fill(self, part, name, version, sha256):
         self._take(part, MANIFEST, sha256)
@@ -187,6 +233,14 @@ class Releasing:
             return smoke(place, told, scratch, inner, event)
         finally:
             self._folders().forget(scratch)
+
+
+def _locked(handle):
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _folder(params):

@@ -128,6 +128,19 @@ def test_a_link_cut_in_the_middle_leaves_the_old_one_and_no_trace(desk: Desk, wh
     assert application.factors == ({2} if where == STAGED else {2, 3})
 
 
+def test_a_second_try_right_after_a_cut_link_does_not_meet_the_first(desk: Desk):
+    with desk.session() as session:
+        first = desk.in_use(session)
+    with hanging(desk, CURRENT) as agent:
+        desk.board.drop()
+        with desk.session() as session:
+            second = deploy(session, desk.request(4), Silent())
+            wait_for(lambda: not Path(f"/proc/{agent}").exists())
+            assert list_releases(session)[0].previous == first
+    assert (second.before, second.recovered) == (first, ())
+    assert (desk.factor(), desk.names()) == (4, [first, second.version, "current"])
+
+
 @pytest.mark.parametrize("where", [STAGED, CURRENT])
 def test_an_agent_that_is_killed_in_the_middle_is_cleaned_up_after_by_the_next_deploy(desk: Desk, where: str):
     with desk.session() as session:

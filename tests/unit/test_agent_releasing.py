@@ -182,6 +182,34 @@ def test_an_agent_that_leaves_in_the_middle_goes_back_and_changes_nothing_after(
         board.stage(THIRD)
 
 
+def test_two_agents_never_undo_each_other(board: Board, monkeypatch: pytest.MonkeyPatch):
+    """The one of a link that was cut is still leaving when the next is there."""
+    board.release(FIRST)
+    board.stage(SECOND)
+    first = board.unfinished
+    monkeypatch.setattr(releasing, "_UNFINISHED", second := releasing._Unfinished())
+    monkeypatch.setattr(releasing, "HOLD_S", 0.2)
+    for method, params in (("stage", {"manifest": "0" * 64}), ("switch", {}), ("remove", {}), ("discard", {})):
+        with pytest.raises(Refusal, match=r"another agent is at work in .*/kws"):
+            board.ask(f"release_{method}", version=THIRD, **params)
+    first.abandon()
+    for _, handle in first._held.values():
+        os.close(handle)  # as the end of the process does
+    board.stage(THIRD)
+    board.ask("release_switch", version=THIRD)
+    second.abandon()
+    assert (board.answers, board.names()) == (THIRD, [FIRST, THIRD, "current"])
+
+
+def test_an_agent_that_leaves_undoes_only_what_is_its_own(board: Board, monkeypatch: pytest.MonkeyPatch):
+    board.release(FIRST)
+    first = board.unfinished
+    monkeypatch.setattr(releasing, "_UNFINISHED", releasing._Unfinished())
+    board.stage(SECOND)
+    first.abandon()
+    assert board.names() == [f".{SECOND}.part", FIRST, "current"]
+
+
 def test_an_agent_that_leaves_removes_what_it_staged(board: Board):
     board.release(FIRST)
     board.stage(SECOND)
@@ -309,7 +337,7 @@ def test_what_is_needed_cannot_be_removed(board: Board):
     board.release(SECOND, previous=FIRST)
     board.release(THIRD, previous=SECOND)
     for version in (THIRD, SECOND):
-        with pytest.raises(Refusal, match="is the current release of kws, or the one before it"):
+        with pytest.raises(Refusal, match="is the current release of kws, or the one before"):
             board.ask("release_remove", version=version)
     board.ask("release_remove", version=FIRST)
     with pytest.raises(Refusal, match="there is no release"):
