@@ -177,7 +177,6 @@ def _options(device: Device, extra: Mapping[str, Any]) -> dict[str, Any]:
     if device.user:
         options["username"] = device.user
     if device.identity_file is not None:
-        options["client_keys"] = [str(device.identity_file)]
         options |= _only_this_key(device.identity_file)
     if device.host_key:
         options["server_host_key_algs"] = list(PLAIN_HOST_KEYS)
@@ -186,10 +185,16 @@ def _options(device: Device, extra: Mapping[str, Any]) -> dict[str, Any]:
 
 def _only_this_key(identity_file: Path) -> dict[str, Any]:
     """The agent is asked for this key alone: with many in it, sshd hangs up before the right one has its turn."""
-    public = identity_file.with_name(identity_file.name + ".pub")
+    beside = identity_file.with_name(identity_file.name + ".pub")
     with contextlib.suppress(OSError, asyncssh.KeyImportError):
-        return {"agent_identities": [asyncssh.read_public_key(public)]}
-    return {}
+        if b"PRIVATE KEY" not in identity_file.read_bytes():
+            # A public key: the agent, or a token behind it, has the other half.
+            return {"agent_identities": [asyncssh.read_public_key(identity_file)]}
+    options: dict[str, Any] = {"client_keys": [str(identity_file)]}
+    for public in (identity_file, beside):
+        with contextlib.suppress(OSError, asyncssh.KeyImportError):
+            options["agent_identities"] = [asyncssh.read_public_key(public)]
+    return options
 
 
 def _proxy_command(device: Device, meant: asyncssh.SSHClientConnectionOptions) -> dict[str, Any]:
