@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from device_tests.agent_zip import AgentZip, build_agent
 from device_tests.connection import Connection
 from device_tests.deadline import Deadline
+from device_tests.install import install_python_hint
 from device_tests.upload import push
 from edgesmith.errors import BoardError, InfrastructureError
 from edgesmith.files import sha256_bytes, write_bytes
@@ -140,7 +141,7 @@ def _bootstrap(connection: Connection, argv: list[str], deadline: Deadline) -> d
         raise BoardError(
             f"{connection.address}: the Python '{python}' is not there or not executable "
             f"(exit status {done.exit_status}): {_last_line(done.stderr)}",
-            next_step="Install python3 on the board, or name its interpreter as `python:` in devices.yaml.",
+            next_step=f"{install_python_hint(connection)} Another interpreter is named by `python:` in devices.yaml.",
         )
     if line is None:
         ended = f"signal {done.signal}" if done.signal else f"exit status {done.exit_status}"

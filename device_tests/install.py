@@ -10,7 +10,7 @@ from typing import Any
 from device_tests.capability import CapabilityRecord
 from device_tests.connection import Connection
 from device_tests.deadline import Deadline
-from edgesmith.errors import InfrastructureError
+from edgesmith.errors import BoardError, InfrastructureError
 from targets import wheels
 from targets.board_profiles import BoardProfile
 
@@ -77,6 +77,16 @@ def runtime_hint(record: CapabilityRecord, target: str) -> Missing:
     return _runtime(record, target, None)
 
 
+def no_runtime(record: CapabilityRecord, target: str) -> BoardError:
+    """The error for a board that lacks the runtime of a target it is needed for."""
+    if target not in wheels.RUNTIMES:  # none that comes as a wheel
+        return BoardError(f"{record.device}: No runtime for {target} ({record.missing[target]}).")
+    hint = runtime_hint(record, target)
+    steps = "".join(f"\n    {command}" for command in hint.commands)
+    own = f"\nThen name it in devices.yaml: `python: {VENV}/bin/python`." if VENV in steps else ""
+    return BoardError(f"{record.device}: {hint.text}", next_step=f"On the board:{steps}{own}" if steps else "")
+
+
 def install_python_hint(connection: Connection) -> str:
     """The command that installs Python on a board that has none, for an error's next step. Never raises."""
     deadline = Deadline.after(_ASK_S)
@@ -91,9 +101,7 @@ def install_python_hint(connection: Connection) -> str:
     command = next((_SYSTEMS[word] for word in words if word in _SYSTEMS), None)
     if command is None:
         what = f"{system} is not a system we know how to add packages to" if system else "its system is not known"
-        return (
-            f"Install Python 3.6 or newer on the board ({what}), or name its interpreter as `python:` in devices.yaml."
-        )
+        return f"Install Python 3.6 or newer on the board ({what})."
     return f"The board runs {system}. Install Python there: `{command}`."
 
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _RUNNERS = {"onnx": "onnxruntime"}
-_PIP = {"tflite": "ai-edge-litert", "onnxruntime": "onnxruntime"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +60,7 @@ class Arrays:
 def asked(artifact: Artifact) -> dict[str, str]:
     """An artifact as the agent is asked about it."""
     # Only a fake board's script goes by the precision: it cannot know the file by its hash.
-    return {"sha256": artifact.sha256, "runner": _runner(artifact), "precision": artifact.precision}
+    return {"sha256": artifact.sha256, "runner": runner(artifact), "precision": artifact.precision}
 
 
 def request(artifacts: Sequence[Artifact], inputs: Mapping[str, str], protocol: MeasureProtocol) -> dict[str, Any]:
@@ -135,25 +134,9 @@ def measurement(
     )
 
 
-def unable(artifact: Artifact, device: Device, hello: Mapping[str, Any]) -> BoardError | None:
-    """Why the board cannot run an artifact at all, known before anything is sent; None where it can."""
-    runner = _runner(artifact)
-    if runner not in hello["missing"]:
-        return None
-    package, python = _PIP.get(runner, runner), device.python
-    if runner == "tflite" and hello["pointer_bits"] == 32:
-        package = "tflite-runtime 'numpy<2'"
-    return BoardError(
-        f"{device.name}: no runtime for {artifact.path.name} on the board ({hello['missing'][runner]}).",
-        next_step=f"Install it there: `{python} -m pip install {package}`. Where pip refuses to touch the system's "
-        f"Python: `{python} -m venv ~/edge && ~/edge/bin/pip install {package}`, then `python: ~/edge/bin/python` "
-        "for this board in devices.yaml.",
-    )
-
-
 def artifact_error(artifact: Artifact, device: Device, refused: Refused) -> BoardError:
     """The agent's refusal of one artifact, for its place among the others."""
-    where = f"{device.name}: {artifact.path.name} ({_runner(artifact)})"
+    where = f"{device.name}: {artifact.path.name} ({runner(artifact)})"
     if refused.code == "runtime-crashed":
         killed = refused.facts.get("signal") == "SIGKILL"
         memory = "; the board was probably out of memory" if killed else ""
@@ -164,7 +147,8 @@ def artifact_error(artifact: Artifact, device: Device, refused: Refused) -> Boar
     return BoardError(f"{where}: {refused.message}.", next_step=refused.next_step)
 
 
-def _runner(artifact: Artifact) -> str:
+def runner(artifact: Artifact) -> str:
+    """Key of the agent's runner that executes an artifact."""
     return _RUNNERS.get(artifact.format, artifact.format)
 
 

@@ -15,8 +15,10 @@ from device_tests.agent_link import AgentLink
 from device_tests.agent_zip import AgentZip, build_agent
 from device_tests.connection import Connection
 from device_tests.deadline import Deadline
+from device_tests.install import no_runtime
 from device_tests.lease import Heartbeat
 from device_tests.measured import Arrays, Inferred
+from device_tests.probe import probe
 from edgesmith.errors import BoardError, InternalError
 from edgesmith.progress import Progress
 from edgesmith.types import Artifact, BoardInfo, Device, Lease, LeaseRequest, Measurement, MeasureProtocol
@@ -112,6 +114,10 @@ class BoardSession:
         """Cuts the link at once, from any thread: what waits on it raises ConnectionLost."""
         self._link.abort()
 
+    def no_runtime(self, runner: str) -> BoardError | None:
+        """Why nothing that needs this runner can work there, with the commands that mend it; None where it can."""
+        return no_runtime(probe(self), runner) if runner in self._hello["missing"] else None
+
     def push(self, path: Path, sha256: str) -> int:
         """Brings a file to the board unless it is there; returns bytes sent.
 
@@ -140,7 +146,7 @@ class BoardSession:
             ConnectionLost, DeadlineExceeded: the link, or the board's silence.
         """
         found: list[Measurement | BoardError | None] = [
-            measured.unable(artifact, self.device, self._hello) for artifact in artifacts
+            self.no_runtime(measured.runner(artifact)) for artifact in artifacts
         ]
         able = [artifact for artifact, error in zip(artifacts, found, strict=True) if error is None]
         if able:
@@ -155,7 +161,7 @@ class BoardSession:
             BoardError: the runtime is missing, refused the model or crashed.
             BoardBusy, ConnectionLost, DeadlineExceeded: as in `measure`.
         """
-        if (unable := measured.unable(artifact, self.device, self._hello)) is not None:
+        if (unable := self.no_runtime(measured.runner(artifact))) is not None:
             raise unable
         inputs = self._push_inputs([artifact], x)
         params = {"artifact": measured.asked(artifact), "inputs": inputs, "threads": 1}

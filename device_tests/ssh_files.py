@@ -108,10 +108,17 @@ class SshFiles:
         self.rate = pace.rate or self.rate
 
     async def _no_room(self, sftp: asyncssh.SFTPClient, folder: str, local: Path, need: int) -> BoardError | None:
-        """The error where `folder` does not take `need` more bytes."""
-        try:
-            found = await sftp.statvfs(os.fsencode(folder))
-        except asyncssh.SFTPError:
+        """The error where `folder`, or the nearest one above that is there, does not take `need` more bytes."""
+        found = None
+        for place in (folder, *map(str, PurePosixPath(folder).parents)):
+            try:
+                found = await sftp.statvfs(os.fsencode(place))
+            except asyncssh.SFTPNoSuchFile:
+                continue
+            except asyncssh.SFTPError:
+                pass
+            break
+        if found is None:
             return None  # the server cannot say; the transfer will
         if found.flags & _READ_ONLY:
             return BoardError(

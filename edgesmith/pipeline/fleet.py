@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+import targets
 from device_tests.fleet import Fleet, Outcome
 from device_tests.lease import owner
 from device_tests.quarantine import BoardStates, boards_folder
@@ -75,10 +76,26 @@ def meet_boards(stage: Stage, fleet: Fleet, wanted: Sequence[Device], prepared: 
             boards.remember_info(met.device, met.value, stage.work.store)
 
     with _recorded(stage, fleet):
-        fleet.each(to_meet, lambda session: session.info, done, leased=False)
+        look = partial(_look, stage=stage, prepared=prepared)
+        fleet.each(to_meet, look, done, leased=False)
         if wanted and len(stage.dead) == len(wanted):
             _settle(fleet, wanted)
             raise stage.dead[wanted[0].name]
+
+
+def _look(session: BoardSession, *, stage: Stage, prepared: Prepared) -> BoardInfo:
+    """What a board is.
+
+    Raises:
+        BoardError: it has no runtime for this model, with the commands that bring one: nothing is made in vain.
+    """
+    if prepared.ready:
+        return session.info
+    selection = select_targets(stage.loaded, session.device, prepared.model, scheme_of(prepared.recipe), None)
+    lacking = [session.no_runtime(targets.get(name).capabilities().runner) for name in selection.names]
+    if None not in lacking:
+        raise next(error for error in lacking if error is not None)
+    return session.info
 
 
 def measure_boards(
@@ -170,7 +187,13 @@ def _dead_rows(
 ) -> tuple[DeviceResult, ...]:
     """A board that could not be met: an ERROR for everything that would have been measured on it."""
     if items:
-        return tuple(assemble.failed(device, item.wanted.target, item.wanted.variant, error) for item in items)
+        folder = stage.recorder.folder
+        return tuple(
+            assemble.failed(
+                device, item.wanted.target, item.wanted.variant, error, assemble.artifact_record(item, folder)
+            )
+            for item in items
+        )
     names = select_targets(stage.loaded, device, prepared.model, scheme_of(prepared.recipe), None).names
     variants: tuple[Variant, ...] = ("float", "compressed") if prepared.recipe.steps else ("float",)
     return tuple(assemble.failed(device, name, variant, error) for name in names for variant in variants)

@@ -178,8 +178,18 @@ TABLE = (
         prepare="mount --bind {home} {home}; mount -o remount,bind,ro {home}",
     ),
     Fault("no python", no_python, 3, ("'/opt/nothing/bin/python3' is not there", "`python:` in devices.yaml")),
-    Fault("python without numpy", no_numpy, 3, ("numpy",)),
-    Fault("runtime missing", no_runtime, 3, ("no runtime for", "-m pip install onnxruntime")),
+    Fault(
+        "python without numpy",
+        no_numpy,
+        3,
+        ("No runtime for onnxruntime (No module named 'numpy')", "-m pip install onnxruntime"),
+    ),
+    Fault(
+        "runtime missing",
+        no_runtime,
+        3,
+        ("No runtime for onnxruntime (No module named 'onnxruntime')", "-m pip install onnxruntime"),
+    ),
     Fault("runtime crashes", runtime_crashes, 3, ("the runtime crashed: SIGSEGV during",)),
     Fault("runtime hangs", runtime_hangs, 3, ("no answer to", "Raise `measure.timeout_seconds`")),
 )

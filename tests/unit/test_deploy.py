@@ -107,7 +107,8 @@ def test_a_missing_python_says_what_to_set(tmp_path: Path):
     with Local(tmp_path) as local, pytest.raises(BoardError) as refused:
         deploy.ensure_agent(local, "python9", "w", build_agent(), tmp_path, SOON)
     assert "the Python 'python9' is not there or not executable (exit status 127)" in str(refused.value)
-    assert "name its interpreter as `python:` in devices.yaml" in refused.value.next_step
+    assert "Install Python there: `sudo apt-get" in refused.value.next_step
+    assert "Another interpreter is named by `python:` in devices.yaml" in refused.value.next_step
 
 
 def test_something_that_is_no_python_says_so(tmp_path: Path):

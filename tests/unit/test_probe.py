@@ -380,17 +380,11 @@ class Bare(Local):
         ),
         (
             "ID=poky\nPRETTY_NAME='Poky 5.0'\n",
-            (
-                "Install Python 3.6 or newer on the board (Poky 5.0 is not a system we know how to add packages to), "
-                "or name its interpreter as `python:` in devices.yaml."
-            ),
+            "Install Python 3.6 or newer on the board (Poky 5.0 is not a system we know how to add packages to).",
         ),
         (
             None,
-            (
-                "Install Python 3.6 or newer on the board (its system is not known), "
-                "or name its interpreter as `python:` in devices.yaml."
-            ),
+            "Install Python 3.6 or newer on the board (its system is not known).",
         ),
     ],
 )
