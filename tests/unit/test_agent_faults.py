@@ -111,7 +111,7 @@ FAULTS = {
         "an output changed from float64 [4] to float64 [0] between samples",
     ),
     "aborts": ({"load": "sys.stderr.write('assertion failed: 7\\n'); sys.stderr.flush(); os.abort()"}, "SIGABRT"),
-    "import_crash": ({"probe": SEGV}, "No runtime for tflite (SIGSEGV during 'probe')"),
+    "import_crash": ({"probe": SEGV}, "No runtime for import_crash (SIGSEGV during 'probe')"),
 }
 
 
