@@ -98,7 +98,8 @@ class FakeAgent(Agent):
         del params, deadline, event
         home = str(self._board.home)
         found: dict[str, Any] = probing.look(Root(home), home)
-        return found | self._board.identity() | self._board.runtimes()
+        told = self._board.identity()
+        return found | told | {"cores_online": told["cores"], "libc": self._board.script.libc} | self._board.runtimes()
 
     def measure(self, params: Mapping[str, Any], deadline: Deadline, event: Callable[..., None]) -> dict[str, Any]:
         """See `Agent.measure`."""

@@ -102,6 +102,7 @@ class Script(_Part):
     memory_bytes: int | None = Field(default=4 << 30, gt=0)
     system: str = "scripted"
     kernel: str = "scripted"
+    libc: str | None = "glibc 2.36"
     python: str = Field(default="3.11.2", pattern=r"^3\.\d+(\.\d+)?$")
     runners: tuple[str, ...] = ("onnxruntime", "tflite")
     governor: str | None = "performance"

@@ -104,6 +104,7 @@ def test_a_fake_board_that_is_never_there_is_an_error_of_the_board(ready: Projec
     rows = {row["device"]: row for row in result_of(ready)["results"]}
     assert (rows["local"]["verdict"], rows["pi5-fake"]["verdict"]) == ("PASS", "ERROR")
     assert rows["pi5-fake"]["fake"]
+    assert rows["pi5-fake"]["artifact"] == rows["local"]["artifact"]
 
 
 def test_what_a_ready_model_cannot_give_is_exit_code_2(ready: Project):

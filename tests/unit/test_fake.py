@@ -112,6 +112,13 @@ def test_it_says_what_it_is(scripted: Scripted, session: Open):
     assert "the fake board's script does not give it this runtime" in lacking.what
 
 
+def test_its_probe_tells_the_script_and_nothing_of_this_machine(scripted: Scripted, session: Open):
+    with session(scripted("{machine: riscv64, cores: 3, cpu: C906, latency: [{median_ms: 1}]}")) as board:
+        told = board.ask("probe", {}, Deadline.after(60))
+    assert (told["machine"], told["cores"], told["cores_online"], told["cpu"]) == ("riscv64", 3, 3, "C906")
+    assert (told["libc"], told["swap_bytes"], told["cpu_features"], told["fake"]) == ("glibc 2.36", None, [], True)
+
+
 def test_a_32_bit_arm_is_one(scripted: Scripted, session: Open):
     with session(scripted("{machine: armv7l, latency: [{median_ms: 1}]}")) as board:
         assert board.info.machine == "armv7l"
