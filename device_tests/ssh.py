@@ -59,7 +59,7 @@ class Ssh:
         doing = f"{self._name}: '{argv[0]}'"
         return ssh_loop().call(self._run(mortal(argv, deadline), stdin, doing), deadline, doing)
 
-    async def _run(self, command: str, stdin: bytes, doing: str) -> CommandResult:
+    async def _run(self, command: bytes, stdin: bytes, doing: str) -> CommandResult:
         async with self._link.errors(doing):
             process = await self._link.connection.create_process(command, encoding=None)
             try:

@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import math
+import os
 import shlex
 from collections.abc import Sequence
 from typing import Self
@@ -21,16 +22,16 @@ from edgesmith.errors import BoardError, ConfigError, ConnectionLost
 _CLOSE_S = 5.0
 _PID_LINE = "edgesmith-pid "
 _SAY_PID = f'echo "{_PID_LINE}$$"; exec "$0" "$@"'
-_KILL = 'kill -KILL -- "-$0" 2>/dev/null || kill -KILL "$0"'
+_KILL = 'kill -9 "-$0" 2>/dev/null || kill -9 "$0"'  # its group; dash takes this form only
 # sshd ends nothing when we hang up. Where there is no `timeout`, or only the one of an old busybox, whose arguments
 # are others, the shell watches by itself. A program in the background of a shell loses its stdin unless it is handed
-# on by another number.
+# on by another number. The watch sleeps by the second, so that nothing of it is left for long when it is ended.
 _MORTAL = """
 if timeout -s KILL 9 true 2>/dev/null; then exec timeout -s KILL "$0" "$@"; fi
 exec 3<&0
 "$@" <&3 3<&- &
 child=$!
-(trap 'kill $nap; exit' TERM; sleep "$0" & nap=$!; wait $nap; kill -KILL $child) 3<&- </dev/null >/dev/null 2>&1 &
+(left=$0; while [ $left -gt 0 ]; do sleep 1; left=$((left - 1)); done; kill -9 $child) 3<&- </dev/null >/dev/null 2>&1 &
 guard=$!
 wait $child
 ended=$?
@@ -39,18 +40,20 @@ exit $ended
 """
 
 
-def command_line(argv: Sequence[str]) -> str:
+def command_line(argv: Sequence[str]) -> bytes:
     """The one line that sshd gives to the login shell: every argument quoted, and none reads as anything but itself.
+
+    Bytes, since arguments may be file names that are no UTF-8.
 
     Raises:
         ConfigError: an argument holds a NUL, with which no program can be started.
     """
     if any("\0" in argument for argument in argv):
         raise ConfigError(f"a command for a board cannot hold a NUL character: {list(argv)!r}.")
-    return shlex.join(argv)
+    return os.fsencode(shlex.join(argv))
 
 
-def mortal(argv: Sequence[str], deadline: Deadline) -> str:
+def mortal(argv: Sequence[str], deadline: Deadline) -> bytes:
     """A command line with an end on the board itself, a moment after ours."""
     return command_line(["sh", "-c", _MORTAL, str(math.ceil(deadline.remaining_s) + 1), *argv])
 
