@@ -79,7 +79,8 @@ def test_an_interrupted_fleet_leaves_no_lease_and_no_agent_and_resumes(
     process = digits.start("run")
     try:
         for board in boards.values():
-            wait_until(lambda board=board: is_leased(board) and agents_of(board))
+            wait_until(lambda board=board: (is_leased(board) and agents_of(board)) or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
         process.send_signal(sent)
         _, stderr = process.communicate(timeout=60)
     finally:
