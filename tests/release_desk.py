@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,8 +68,20 @@ class Runner:
             time.sleep(0.02)
         return [sample * (self.factor + (self.fault == "wrong"))]
 """
-NONE = b'PACKAGES = ()\n\ndef probe():\n    raise ImportError("left out, to be quick")\n'
-AGENT = build_agent({"runners/abacus.py": ABACUS.encode(), "runners/tflite.py": NONE, "runners/onnxruntime.py": NONE})
+
+
+def _only_abacus() -> AgentZip:
+    """The agent without its own runtimes: they need not be looked for in every session."""
+    whole = build_agent({"runners/abacus.py": ABACUS.encode()}).content
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            if Path(name).name not in ("tflite.py", "onnxruntime.py"):
+                new.writestr(name, old.read(name))
+    return AgentZip(content=buffer.getvalue(), sha256=sha256_bytes(buffer.getvalue()))
+
+
+AGENT = _only_abacus()
 STAGED, CURRENT = ".part/", "/current/"
 
 

@@ -28,6 +28,8 @@ FAULTS = {
     "slow": (GateFailed, r"its latency is not sane: p50 [23]\d\.\d+ ms, at most 11\.000 ms expected"),
     "crash": (BoardError, "SIGSEGV during 'load'"),
 }
+# As staged there is less to undo: tests/unit/test_agent_releasing.py has that without a board.
+MOMENTS = [pytest.param(STAGED, marks=pytest.mark.slow), CURRENT]
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def hanging(desk: Desk, where: str) -> Iterator[int]:
             deploying.result(PATIENCE_S)
 
 
-@pytest.mark.parametrize("where", [STAGED, CURRENT])
+@pytest.mark.parametrize("where", MOMENTS)
 def test_a_link_cut_in_the_middle_leaves_the_old_one_and_no_trace(desk: Desk, where: str):
     with desk.session() as session:
         first = desk.in_use(session)
@@ -141,7 +143,7 @@ def test_a_second_try_right_after_a_cut_link_does_not_meet_the_first(desk: Desk)
     assert (desk.factor(), desk.names()) == (4, [first, second.version, "current"])
 
 
-@pytest.mark.parametrize("where", [STAGED, CURRENT])
+@pytest.mark.parametrize("where", MOMENTS)
 def test_an_agent_that_is_killed_in_the_middle_is_cleaned_up_after_by_the_next_deploy(desk: Desk, where: str):
     with desk.session() as session:
         first = desk.in_use(session)
