@@ -75,8 +75,8 @@ class InfrastructureError(EdgesmithError):
     """Board, link, disk or runtime. Never the model's fault.
 
     Attributes:
-        may_pass: trying again, or mending the board, may help: the recovery ladder is climbed for it. A refusal (a wrong
-            host key, a full disk, no Python) is the same the next time; only a person can mend it.
+        may_pass: trying again, or mending the board, may help: the recovery ladder is climbed for it. A refusal (a
+            wrong host key, a full disk, no Python) is the same the next time; only a person can mend it.
     """
 
     exit_code = 3
