@@ -20,6 +20,7 @@ from edgesmith.types import Device
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHORT_S = 60.0
+_RECOVER_S = 240.0
 _STAGE_S = 600.0
 _SMOKE_S = 600.0
 
@@ -133,15 +134,18 @@ class ReleaseBoard:
         except BaseException as error:
             # Over a link that is gone, the agent does it by itself, or the next deploy does.
             with contextlib.suppress(InfrastructureError):
-                self._ask("release_discard", {}, _SHORT_S)
+                self.recover()
             if isinstance(error, Refused):
                 raise self._refused(version, error, f"it was removed; {answers(before)}") from None
             raise
 
-    def stage(self, version: str, manifest_sha256: str) -> tuple[str, ...]:
-        """Puts pushed files under the release's temporary name; returns what had to be cleared away for it."""
-        told = self._ask("release_stage", {"version": version, "manifest": manifest_sha256}, _STAGE_S)
-        return tuple(told["recovered"])
+    def recover(self) -> tuple[str, ...]:
+        """Undoes what a deploy that was cut off left; returns what was done. Waits for an agent that is still at it."""
+        return tuple(self._ask("release_recover", {}, _RECOVER_S)["recovered"])
+
+    def stage(self, version: str, manifest_sha256: str) -> None:
+        """Puts pushed files under the release's temporary name."""
+        self._ask("release_stage", {"version": version, "manifest": manifest_sha256}, _STAGE_S)
 
     def smoke(self, version: str, then: str) -> Smoke:
         """Checks a release without making it current.

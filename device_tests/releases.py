@@ -64,6 +64,7 @@ def deploy(session: BoardSession, request: ReleaseRequest, progress: Progress) -
         tempfile.TemporaryDirectory(prefix="edgesmith-") as scratch,
         progress.task(f"release {request.name} on {board.device}", total=4) as task,
     ):
+        recovered = board.recover()
         there = board.list()
         files = write_files(request, Path(scratch))
         manifest = make_manifest(
@@ -77,14 +78,20 @@ def deploy(session: BoardSession, request: ReleaseRequest, progress: Progress) -
         if (version := _already_there(there, manifest)) is not None:
             smoke = board.smoke(version, "it is the current release and stays")
             return Deployed(
-                device=board.device, name=request.name, version=version, state=State.SAME, before=version, smoke=smoke
+                device=board.device,
+                name=request.name,
+                version=version,
+                state=State.SAME,
+                before=version,
+                smoke=smoke,
+                recovered=recovered,
             )
         task.advance(1, "send")
         sent = _push(session, files, manifest, Path(scratch))
         task.advance(1, "check beside the current one")
         removed = f"it was removed; {answers(there.current)}"
         with board.staging(manifest.version, there.current):
-            recovered = board.stage(manifest.version, sent)
+            board.stage(manifest.version, sent)
             board.smoke(manifest.version, removed)
             task.advance(1, "switch, and check again")
             smoke = board.switch(manifest.version, removed)
@@ -116,22 +123,31 @@ def rollback(session: BoardSession, name: str, progress: Progress, to: str | Non
     """
     board = ReleaseBoard(session, name)
     with progress.task(f"roll back {name} on {board.device}", total=2) as task:
+        recovered = board.recover()
         there = board.list()
         target = to or there.previous
         if target is None or there.find(target) is None:
             raise _no_such(board.device, there, to)
         smoke, state = board.smoke(target, answers(there.current)), State.SAME
-        if target != there.current or there.unconfirmed:
+        if target != there.current:
             task.advance(1, "switch, and check again")
             smoke, state = board.switch(target, answers(there.current)), State.ROLLED_BACK
-    return Deployed(device=board.device, name=name, version=target, state=state, before=there.current, smoke=smoke)
+    return Deployed(
+        device=board.device,
+        name=name,
+        version=target,
+        state=state,
+        before=there.current,
+        smoke=smoke,
+        recovered=recovered,
+    )
 
 
 def _already_there(there: ModelReleases, manifest: Manifest) -> str | None:
     """The current version, where it is what is to be released."""
     current = there.find(there.current)
     same = current is not None and current.manifest is not None and current.manifest.same_content(manifest)
-    return there.current if same and not there.unconfirmed else None
+    return there.current if same else None
 
 
 def _no_such(device: str, there: ModelReleases, to: str | None) -> InputError:

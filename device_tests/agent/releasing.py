@@ -91,7 +91,7 @@ def methods(agent):
         "release_stage": releasing.stage,
         "release_smoke": releasing.smoke,
         "release_switch": releasing.switch,
-        "release_discard": releasing.discard,
+        "release_recover": releasing.recover,
         "release_remove": releasing.remove,
     }
 
@@ -111,7 +111,7 @@ class Releasing:
     def stage(self, params, deadline, _event):
         """Makes a release under its temporary name from verified uploads; what an earlier agent left there goes.
 
-        Until it is switched to or discarded, no other agent gets in. Params: `version`, `manifest`: sha256 of the
+        Until it is switched to or recovered from, no other agent gets in. Params: `version`, `manifest`: sha256 of the
         upload that names all others.
         """
         folder, version = _folder(params), params["version"]
@@ -169,11 +169,13 @@ class Releasing:
                     folder.go_back()
             return dict(found, current=folder.current(), before=before, recovered=recovered)
 
-    def discard(self, params, deadline, _event):
-        """Removes what is staged and not switched to."""
+    def recover(self, params, deadline, _event):
+        """Undoes what was begun and not finished, by us or by an agent that is gone: switches and staged releases."""
         folder = _folder(params)
+        if not os.path.isdir(folder.path):
+            return {"recovered": []}
         with self._alone_in(folder, deadline), _UNFINISHED.changing():
-            return {"removed": folder.remove_parts()}
+            return {"recovered": folder.go_back() + folder.remove_parts()}
 
     def remove(self, params, deadline, _event):
         """Removes the release `version`; never the current one, nor the one to go back to."""

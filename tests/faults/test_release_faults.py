@@ -154,6 +154,7 @@ def test_an_agent_that_is_killed_in_the_middle_is_cleaned_up_after_by_the_next_d
         (model,) = list_releases(session)
         assert model.unconfirmed is (where == CURRENT)
         third = deploy(session, desk.request(4), Silent())
+        assert list_releases(session)[0].previous == third.before == first
     assert len(third.recovered) == 1
     assert ("was unfinished and was removed" if where == STAGED else f"{first} answers again") in third.recovered[0]
     assert desk.names() == [first, third.version, "current"]

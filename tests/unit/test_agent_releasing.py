@@ -189,7 +189,7 @@ def test_two_agents_never_undo_each_other(board: Board, monkeypatch: pytest.Monk
     first = board.unfinished
     monkeypatch.setattr(releasing, "_UNFINISHED", second := releasing._Unfinished())
     monkeypatch.setattr(releasing, "HOLD_S", 0.2)
-    for method, params in (("stage", {"manifest": "0" * 64}), ("switch", {}), ("remove", {}), ("discard", {})):
+    for method, params in (("stage", {"manifest": "0" * 64}), ("switch", {}), ("remove", {}), ("recover", {})):
         with pytest.raises(Refusal, match=r"another agent is at work in .*/kws"):
             board.ask(f"release_{method}", version=THIRD, **params)
     first.abandon()

@@ -218,10 +218,22 @@ def test_a_switch_that_nobody_confirmed_is_told_and_undone(desk: Desk):
     folder.point(first)
     (there,) = list_releases(desk.session)
     assert (there.current, there.unconfirmed) == (first, True)
-    assert rollback(desk.session, "double", Silent(), to=first).state is State.ROLLED_BACK
-    assert list_releases(desk.session)[0].unconfirmed is False
     third = deploy(desk.session, desk.request(3), Silent())
-    assert (third.before, third.recovered) == (first, ())
+    assert third.before == second
+    assert third.recovered == (f"the switch to {first} was never confirmed: {second} answers again",)
+    (there,) = list_releases(desk.session)
+    assert (there.current, there.previous, there.unconfirmed) == (third.version, second, False)
+
+
+def test_a_rollback_starts_from_what_was_confirmed(desk: Desk):
+    first, second = desk.deploy(1), desk.deploy(2)
+    folder = ReleaseFolder(desk.fake.device.releases, "double")
+    folder.begin(first, second, fresh=False)
+    folder.point(first)
+    back = rollback(desk.session, "double", Silent())
+    assert (back.state, back.version, back.before) == (State.ROLLED_BACK, first, second)
+    assert len(back.recovered) == 1
+    assert rollback(desk.session, "double", Silent(), to=first).recovered == ()
 
 
 def test_old_releases_go_and_the_one_before_stays(desk: Desk):
