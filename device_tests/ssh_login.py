@@ -151,6 +151,10 @@ class _Login:
                 left_s = max(0.0, self._deadline.remaining_s - _TO_TELL_S)
                 return await asyncio.wait_for(attempt(options, trust), min(_ATTEMPT_S, left_s))
             except (OSError, asyncssh.Error, ValueError) as error:
+                if isinstance(error, asyncssh.HostKeyNotVerifiable) and trust.met_a_stranger:
+                    # Once more for the plain key behind the certificate, since that is what a person can compare.
+                    options = {**options, "server_host_key_algs": list(PLAIN_HOST_KEYS)}
+                    continue
                 told = explain(hop, error, trust)
                 if pause is None or not isinstance(told, ConnectionLost) or self._deadline.remaining_s <= pause:
                     raise told from None

@@ -37,6 +37,12 @@ class HostTrust:
         self.shown_type = ""
         self.expected: tuple[str, ...] = (pin,) if pin else ()
         self.known_as = ""
+        self._is_named = bool(pin)
+
+    @property
+    def met_a_stranger(self) -> bool:
+        """Nothing is known of the host, and it has shown no key of its own: a certificate, then."""
+        return bool(self.known_as) and not self._is_named and not self.shown
 
     def match(self, host: str, addr: str, port: int | None) -> Trusted:
         """Asyncssh asks: keys trusted for this host."""
@@ -45,6 +51,7 @@ class HostTrust:
             return ((), (), ())
         found = asyncssh.match_known_hosts(self._known_hosts or b"", host, addr, port)
         self.expected = tuple(dict.fromkeys(key.get_fingerprint() for key in found[0]))
+        self._is_named = any(found)
         return found
 
     def client(self) -> asyncssh.SSHClient:

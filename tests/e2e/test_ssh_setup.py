@@ -138,6 +138,16 @@ def test_a_certificate_for_another_host_is_refused(certified: Callable[[Sequence
     assert "@cert-authority" in refused.value.next_step
 
 
+def test_an_unknown_host_with_a_certificate_shows_the_key_that_can_be_compared(
+    certified: Callable[[Sequence[str]], LoopbackBoard], tmp_path: Path
+):
+    board = certified(["127.0.0.1"])
+    (tmp_path / "empty").touch()
+    with pytest.raises(BoardError) as refused:
+        Ssh(dataclasses.replace(board.device(), known_hosts=tmp_path / "empty"), soon())
+    assert f"its host key is not known: ssh-ed25519 {board.fingerprint}." in refused.value.what
+
+
 def test_a_pin_holds_for_a_host_that_has_a_certificate(certified: Callable[[Sequence[str]], LoopbackBoard]):
     board = certified(["127.0.0.1"])
     works(dataclasses.replace(board.device(), known_hosts=None, host_key=board.fingerprint))
