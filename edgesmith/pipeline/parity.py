@@ -59,7 +59,13 @@ class Parity:
             record = _record(built, answers, checked_here)
             if record is not None:
                 records.append(record)
-        return tuple(records)
+
+        def place(record: ParityRecord) -> tuple[str, bool, int]:
+            """The same in every run, whichever board was done first."""
+            first = record.reference or record.devices[0].device
+            return record.target, record.variant == "compressed", devices.index(first)
+
+        return tuple(sorted(records, key=place))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -116,6 +116,7 @@ def go(folder: Path, *devices: str) -> tuple[Result, float]:
 def test_five_boards_take_the_time_of_the_slowest(sleeping_lab: NetnsLab, tmp_path: Path):
     """The issue's own figure: within 1.25x. Both are measured here, in turns; what the machine can do counts."""
     ratios: list[float] = []
+    go(tmp_path, BOARDS[0])  # what is made once for all runs is made now
     while len(ratios) < 3 and min(ratios, default=2.0) > 1.25:
         together, all_s = go(tmp_path)
         alone, slowest_s = go(tmp_path, BOARDS[-1])

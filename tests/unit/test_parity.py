@@ -176,6 +176,32 @@ def test_a_board_that_failed_is_left_out():
     assert (record.reference, len(record.devices)) == ("local", 1)
 
 
+def test_the_order_is_the_same_whichever_board_was_done_first():
+    def one(name: str, sha256: str, target: str, variant: str) -> BoardOutcome:
+        base = outcome(name, X86)
+        wanted = dataclasses.replace(base.built[0].wanted, target=target, variant=variant)
+        artifact = dataclasses.replace(base.built[0].artifact, sha256=sha256)
+        return dataclasses.replace(base, built=(dataclasses.replace(base.built[0], wanted=wanted, artifact=artifact),))
+
+    outcomes = [
+        one(name, sha256, target, variant)
+        for sha256, target, variant in (("a", "tflite", "compressed"), ("b", "tflite", "float"), ("c", "onnx", "float"))
+        for name in ("pi4", "pi5")
+    ]
+    found = []
+    for order in (outcomes, outcomes[::-1]):
+        parity = Parity()
+        for each in order:
+            parity.add(each)
+        found.append(parity.records(["pi4", "pi5"], lambda _: None))
+    assert found[0] == found[1]
+    assert [(record.target, record.variant) for record in found[0]] == [
+        ("onnx", "float"),
+        ("tflite", "float"),
+        ("tflite", "compressed"),
+    ]
+
+
 def test_answers_that_are_the_same_are_held_once():
     parity = Parity()
     for number in range(5):
