@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,6 +118,7 @@ def _until_none(*boards: InProcessBoard) -> None:
     end = Deadline.after(10)
     while any(connections(board) for board in boards):
         end.check("waiting for connections to end")
+        time.sleep(0.02)
 
 
 def test_a_hop_that_is_lost_loses_the_board(outer: InProcessBoard, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def until(deadline: Deadline, path: Path) -> str:
     """The content of a file that is being written."""
     while not (path.exists() and path.read_text().endswith("\n")):
         deadline.check(f"waiting for {path}")
+        time.sleep(0.02)
     return path.read_text().strip()
 
 
@@ -30,6 +32,7 @@ def gone(pid: int) -> None:
     end = Deadline.after(20)
     while (stat := _stat(pid)) and stat[0] != "Z":
         end.check(f"waiting for the end of {pid}")
+        time.sleep(0.02)
 
 
 def _stat(pid: int) -> list[str]:
@@ -89,6 +92,7 @@ def test_no_watch_stays_behind_a_command_that_is_done(kind: InProcessBoard):
     end = Deadline.after(20)
     while [line for line in _command_lines() if "54321" in line or "54322" in line]:
         end.check("waiting for the watch to end")
+        time.sleep(0.05)
 
 
 def _command_lines() -> list[str]:
