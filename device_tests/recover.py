@@ -196,7 +196,9 @@ class Ladder:
             with self._best_effort():
                 self._errors_in_a_row = self._states.record_error(self._device, reason)
         if not self._left:
-            self._quarantine(reason)
+            # Never reached may just mean switched off; only a second run in a row that says so counts against it.
+            if self._reached:
+                self._quarantine(reason)
             raise failure
         return _Step(self._left.pop(0), reason)
 

@@ -180,7 +180,7 @@ def test_kill_9_during_an_upload_then_resume(scene: Scene, link: Relay):
     ended = scene.edgesmith("run", "--resume")
     assert ended.exit_code == 0, ended.said
     assert link.up - before < PAYLOAD // 2, "the second upload started anew"
-    scene.assert_nothing_left()
+    scene.assert_nothing_left(killed=True)
 
 
 def test_kill_9_during_a_run_then_resume(scene: Scene):
@@ -192,7 +192,7 @@ def test_kill_9_during_a_run_then_resume(scene: Scene):
     ended = scene.edgesmith("run", "--resume")
     assert ended.exit_code == 0, ended.said
     assert [row["verdict"] for row in scene.result["results"]] == ["PASS"]
-    scene.assert_nothing_left()
+    scene.assert_nothing_left(killed=True)
 
 
 def test_kill_9_while_the_report_is_written_then_resume(scene: Scene):
@@ -205,7 +205,7 @@ def test_kill_9_while_the_report_is_written_then_resume(scene: Scene):
     assert ended.exit_code == 0, ended.said
     assert all((written / name).is_file() for name in ("report.html", "junit.xml", "summary.md")), missing
     assert scene.result["work"]["bytes_sent"] == 0
-    scene.assert_nothing_left()
+    scene.assert_nothing_left(killed=True)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

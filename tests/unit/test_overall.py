@@ -13,7 +13,7 @@ def row(verdict: Verdict, *, device: str = "pi", variant: str = "compressed", p5
     latency = None if p50 is None else LatencyRecord(p50=p50, p90=None, p95=None, p99=None, n=100)
     return DeviceResult.model_construct(
         device=device, target="tflite", variant=variant, verdict=verdict, latency_ms=latency,
-        accuracy=None, artifact=None, speedup_p50=None,
+        accuracy=None, artifact=None, speedup_p50=None, emulated=False, fake=False,
     )  # fmt: skip
 
 

@@ -208,9 +208,22 @@ def test_a_board_that_never_answers_is_not_asked_for_what_needs_an_answer(tmp_pa
         (Rung.KILL_AGENT, "not possible: it does not answer"),
         (Rung.REBOOT, "not possible: it does not answer"),
         (Rung.POWER, "not possible: no `power:` is set for it"),
-        (Rung.QUARANTINE, "until `edgesmith devices health pi` passes"),
     ]
     assert board.done == ["open", "open"]
+    board.states.check(board.device)  # it may just be switched off
+
+
+def test_a_board_that_never_answers_in_two_runs_is_quarantined(tmp_path: Path):
+    board = Board(tmp_path)
+    for _ in range(2):
+        board.opening = [lost(), lost()]
+        ladder = board.ladder()
+        with pytest.raises(ConnectionLost):
+            ladder.work(failing(), leased=True)
+        ladder.settle()
+    assert ladder.steps[-1].rung is Rung.QUARANTINE
+    with pytest.raises(Quarantined, match="2 runs in a row"):
+        board.states.check(board.device)
 
 
 @pytest.mark.parametrize(
