@@ -53,6 +53,7 @@ from edgesmith.types import (
 )
 
 _NO_REFERENCE = "the model came ready, and no `reference:` names its float version"
+_EMULATION_TIME = "the board is emulated: what an emulator is quick at, the real board may be slow at"
 _UNREAD_WEIGHTS = "the package that reads the weights is not installed here"
 _NO_ENERGY = "no power sensor is read yet on this kind of board"
 
@@ -191,8 +192,10 @@ def _measured(
         drop_reason = "the float artifact could not be measured on this board"
     else:
         drop = accuracy_drop_pp(baseline.accuracy, mine.accuracy)
-    speedup = None
-    if baseline is not None and not is_reference and baseline.latency.p50 and mine.latency.p50:
+    speedup, speedup_reason = None, _NO_REFERENCE if drop_reason == _NO_REFERENCE else None
+    if measured.board.emulated and not is_reference:
+        speedup_reason = _EMULATION_TIME
+    elif baseline is not None and not is_reference and baseline.latency.p50 and mine.latency.p50:
         speedup = baseline.latency.p50 / mine.latency.p50
     samples = f"samples/{safe_name(outcome.device.name)}-{built.wanted.target}-{built.wanted.variant}.npy"
     _save(folder, samples, measured.samples_ns)
@@ -212,7 +215,7 @@ def _measured(
         agreement=mine.agreement,
         agreement_reason=_why_no_agreement(mine, prepared),
         speedup_p50=speedup,
-        speedup_p50_reason=_NO_REFERENCE if drop_reason == _NO_REFERENCE else None,
+        speedup_p50_reason=speedup_reason,
         peak_rss_bytes=measured.peak_rss_bytes,
         peak_rss_bytes_reason=measured.peak_rss_reason,
         energy_mj=None,
