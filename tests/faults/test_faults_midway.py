@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from device_tests.deadline import Deadline
 from device_tests.loopback import folder_for_boards
 from device_tests.loopback_sshd import SshdBoard
+from device_tests.session import BoardSession
+from edgesmith.progress import Silent
 from tests.faults.relay import Relay
 from tests.faults.scene import Ended, Running, Scene, wait_until
 
@@ -253,4 +258,32 @@ def test_a_board_that_stays_held_is_not_waited_for_for_ever(scene: Scene):
     assert scene.result["recovery"] == []
     first.process.send_signal(signal.SIGINT)
     assert first.end().exit_code == 130
+    scene.assert_nothing_left()
+
+
+def test_two_owners_race_for_one_lease_a_hundred_times(scene: Scene):
+    """Two workstations, two logins, two agents: one winner each round, and never two."""
+    device = scene.board.device("pi")
+    start = threading.Barrier(2, timeout=60)
+    wins: dict[str, list[bool]] = {"ann@one": [], "bob@two": []}
+
+    def play(owner: str) -> None:
+        local_root = scene.project / owner
+        with BoardSession(device, local_root=local_root, progress=Silent(), greet=False) as session:
+            claim = {"lease_dir": device.lease_dir, "owner": owner, "run_id": "race", "token": owner, "ttl_s": 60.0}
+            for _ in range(100):
+                start.wait()
+                won = session.ask("lease", claim, Deadline.after(30))["granted"]
+                wins[owner].append(won)
+                start.wait()
+                if won:
+                    session.ask("unlease", {}, Deadline.after(30))
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(play, owner) for owner in wins]:
+            done.result()
+    rounds = list(zip(*wins.values(), strict=True))
+    assert len(rounds) == 100
+    assert all(sum(won) == 1 for won in rounds), rounds
+    assert all(any(won) for won in wins.values()), "one owner won every round: no race"
     scene.assert_nothing_left()
