@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.e2e.project import Project
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "releases.md"
 
 
+@pytest.mark.slow
 def test_what_passed_is_released_and_an_application_opens_it(digits: Project):
     done = digits.edgesmith("deploy", "first", "--name", "kws", "--target", "tflite", "--json")
     assert done.returncode == 0, done.stdout + done.stderr

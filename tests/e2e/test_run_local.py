@@ -183,7 +183,9 @@ def test_an_unknown_device_exits_2(project: Project):
     assert "lokal" in done.stderr
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_is_readable_and_resumes(project: Project, sent: signal.Signals, code: int):
     # Another sparsity for each case: nothing of it is kept yet.
     final = 0.61 if sent is signal.SIGINT else 0.62

