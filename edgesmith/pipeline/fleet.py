@@ -135,6 +135,7 @@ def measure_boards(
 
     def measure(session: BoardSession) -> BoardOutcome:
         name = session.device.name
+        boards.remember_info(session.device, session.info, stage.work.store)  # the next run goes by it
         _still_as_met(session, stage.infos[name])
         return boards.measure_board(session, built[name], prepared, stage.work.store)
 

@@ -6,7 +6,9 @@ A link or an agent that is lost is mended by the recovery ladder and told; what 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -286,4 +288,27 @@ def test_two_owners_race_for_one_lease_a_hundred_times(scene: Scene):
     assert len(rounds) == 100
     assert all(sum(won) == 1 for won in rounds), rounds
     assert all(any(won) for won in wins.values()), "one owner won every round: no race"
+    scene.assert_nothing_left()
+
+
+def test_a_board_that_is_another_machine_by_now_gets_no_artifact_of_the_old_one(scene: Scene):
+    """Its card was changed for a 32-bit system: what was compiled for the old one is not measured there."""
+    python = scene.board.home.parent / "python"
+
+    def system(*machine: str) -> None:
+        python.write_text(f'#!/bin/sh\nexec {shlex.join([*machine, sys.executable])} "$@"\n')
+        python.chmod(0o755)
+
+    system()
+    scene.change(python=str(python))
+    assert scene.edgesmith("run").exit_code == 0
+    before = scene.result["results"][0]["board"]["machine"]
+    system("setarch", "i686")
+    ended = scene.edgesmith("run", "--remeasure")
+    assert ended.exit_code == 3, ended.said
+    assert f"pi: the board is i686 now; the artifacts were made for {before}." in ended.said
+    assert "Run again: they will be compiled for what the board is now." in ended.said
+    assert [row["verdict"] for row in scene.result["results"]] == ["ERROR"]
+    assert scene.edgesmith("run", "--remeasure").exit_code == 0
+    assert scene.result["results"][0]["board"]["machine"] == "i686"
     scene.assert_nothing_left()
