@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from edgesmith.errors import BoardError, ConfigError, DeadlineExceeded
 from edgesmith.files import sha256_file
 from edgesmith.progress import Silent
 from edgesmith.types import Measurement, MeasureProtocol
+from tests.processes import wait_gone
 from tests.tiny_artifacts import artifact
 
 X = np.array([[4, 8, 12, 0], [0, 0, 0, 252]], np.float32)
@@ -66,7 +66,7 @@ def test_past_the_deadline_the_command_is_gone_from_the_board(ssh: Ssh, board: L
     note = board.home / "pid"
     with pytest.raises(DeadlineExceeded, match="board: 'sh': no answer in time"):
         ssh.run(["sh", "-c", f"echo $$ > {note}; exec sleep 600"], Deadline.after(3))
-    _gone(int(note.read_text()))
+    wait_gone(int(note.read_text()))
 
 
 def test_files_go_there_and_back(ssh: Ssh, board: LoopbackBoard, tmp_path: Path, soon: Deadline):
@@ -181,18 +181,3 @@ def test_an_emulated_board_is_marked(tmp_path: Path):
         board.greeting = "export EDGE_EMULATED=1; "
         with BoardSession(board.device(), local_root=tmp_path / "here", progress=Silent()) as session:
             assert session.info.emulated
-
-
-def _gone(pid: int, seconds: float = 20.0) -> None:
-    """Waits until the process has ended; a zombie counts."""
-    end = time.monotonic() + seconds
-    while (stat := _stat(pid)) and stat[0] != "Z":
-        assert time.monotonic() < end, f"{pid} is still there"
-        time.sleep(0.02)
-
-
-def _stat(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []

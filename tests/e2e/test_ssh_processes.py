@@ -13,6 +13,7 @@ from device_tests.deadline import Deadline
 from device_tests.loopback import InProcessBoard, LoopbackBoard
 from device_tests.ssh import Ssh
 from edgesmith.errors import ConnectionLost, DeadlineExceeded
+from tests.processes import wait_gone
 
 
 def soon() -> Deadline:
@@ -25,21 +26,6 @@ def until(deadline: Deadline, path: Path) -> str:
         deadline.check(f"waiting for {path}")
         time.sleep(0.02)
     return path.read_text().strip()
-
-
-def gone(pid: int) -> None:
-    """Waits until the process has ended; a zombie counts."""
-    end = Deadline.after(20)
-    while (stat := _stat(pid)) and stat[0] != "Z":
-        end.check(f"waiting for the end of {pid}")
-        time.sleep(0.02)
-
-
-def _stat(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
 
 
 STUBBORN = "trap '' TERM HUP INT PIPE; echo $$ > {note}; exec <&- >&- 2>&-; while :; do sleep 1; done"
@@ -74,7 +60,7 @@ def test_past_its_deadline_a_command_is_gone(kind: InProcessBoard):
     with Ssh(kind.device(), soon()) as ssh:
         with pytest.raises(DeadlineExceeded, match="board: 'sh': no answer in time"):
             ssh.run(["sh", "-c", STUBBORN.format(note=note)], Deadline.after(1))
-        gone(int(until(soon(), note)))
+        wait_gone(int(until(soon(), note)))
 
 
 def test_within_it_everything_is_as_ever(kind: InProcessBoard):
@@ -116,7 +102,7 @@ def test_one_that_does_not_leave_is_ended_by_its_number(board: LoopbackBoard):
         process = ssh.spawn(["sh", "-c", STUBBORN.format(note=note)], soon())
         pid = int(until(soon(), note))
         assert process.close(Deadline.after(0.2)).signal == "KILL"
-        gone(pid)
+        wait_gone(pid)
 
 
 def test_with_all_that_it_started(board: LoopbackBoard):
@@ -127,7 +113,7 @@ def test_with_all_that_it_started(board: LoopbackBoard):
         pids = [int(until(soon(), note)) for note in (mine, childs)]
         process.close(Deadline.after(0.2))
         for pid in pids:
-            gone(pid)
+            wait_gone(pid)
 
 
 def test_closing_the_connection_ends_what_it_started(board: LoopbackBoard, monkeypatch: pytest.MonkeyPatch):
@@ -137,7 +123,7 @@ def test_closing_the_connection_ends_what_it_started(board: LoopbackBoard, monke
         ssh.spawn(["sh", "-c", STUBBORN.format(note=note)], soon())
         pid = int(until(soon(), note))
         monkeypatch.setattr("device_tests.ssh_process._CLOSE_S", 5.0)
-    gone(pid)
+    wait_gone(pid)
 
 
 def test_a_login_that_talks_before_it_is_no_part_of_it(tmp_path: Path):

@@ -21,11 +21,12 @@ import yaml
 
 from device_tests.loopback_sshd import SshdBoard
 from edgesmith.types import Device
+from tests.e2e.project import write_inventory
+from tests.processes import runs
 from tests.tiny_artifacts import DATA
 
 DEADLINE_S = 150.0
 _SHA256 = re.compile("[0-9a-f]{64}")
-_KEYS = ("host", "port", "user", "python", "workdir", "identity_file", "known_hosts", "host_key", "lease_dir", "reboot")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,15 +144,7 @@ class Scene:
 
     def reach_by(self, *devices: Device) -> None:
         """Writes devices.yaml."""
-        entries = {}
-        for device in devices:
-            entry = {key: getattr(device, key) for key in _KEYS}
-            entries[device.name] = {
-                key: list(value) if isinstance(value, tuple) else value if isinstance(value, int) else str(value)
-                for key, value in entry.items()
-                if value
-            }
-        (self.project / "devices.yaml").write_text(yaml.safe_dump({"devices": entries}))
+        write_inventory(self.project, *devices)
 
     def change(self, **fields: Any) -> None:
         """The board's entry with other fields."""
@@ -242,7 +235,6 @@ def _command_lines() -> list[tuple[int, bytes]]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
-                zombie = (folder / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-                if not zombie:
+                if runs(int(folder.name)):
                     found.append((int(folder.name), (folder / "cmdline").read_bytes()))
     return found

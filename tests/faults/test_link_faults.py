@@ -26,6 +26,7 @@ from edgesmith.files import sha256_file
 from edgesmith.progress import Silent, Task
 from edgesmith.types import Device, Measurement, MeasureProtocol
 from tests.faults.relay import Relay
+from tests.processes import wait_gone
 from tests.tiny_artifacts import artifact
 
 X = np.array([[4, 8, 12, 0]], np.float32)
@@ -188,7 +189,7 @@ def test_a_link_cut_mid_run_is_told_and_nothing_stays_on_the_board(board: Loopba
         session.measure([artifact("dense.onnx", "slow")], X, long)
     assert "Run again: what was done is kept" in lost.value.next_step
     for pid in (board.home / "pids").read_text().split():
-        _gone(int(pid))
+        wait_gone(int(pid))
     assert not [p for p in (board.home / "edgesmith" / "work").iterdir() if p.is_dir()]
 
 
@@ -403,18 +404,3 @@ def test_after_every_fault_the_next_session_works(board: LoopbackBoard, tmp_path
     with BoardSession(board.device(), local_root=tmp_path, progress=Silent(), agent=agent) as session:
         (found,) = session.measure([artifact("dense.onnx", "onnx")], X, QUICK)
     assert isinstance(found, Measurement)
-
-
-def _gone(pid: int, seconds: float = 20.0) -> None:
-    """Waits until the process has ended; a zombie counts."""
-    end = time.monotonic() + seconds
-    while (stat := _stat(pid)) and stat[0] != "Z":
-        assert time.monotonic() < end, f"{pid} is still there"
-        time.sleep(0.02)
-
-
-def _stat(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []

@@ -15,6 +15,7 @@ import pytest
 
 from device_tests.agent.protocol import MARKER, PROTOCOL
 from device_tests.agent_zip import build_agent
+from tests.processes import runs, stat
 
 AGENT = Path(__file__).resolve().parents[2] / "device_tests" / "agent"
 PYENV = Path.home() / ".pyenv" / "versions"
@@ -173,7 +174,7 @@ def test_its_children_are_gone_when_it_is_killed(start: Callable[..., Raw]):
     children = _until(lambda: _children(agent.process.pid))
     agent.process.kill()
     agent.end()
-    _until(lambda: not any(Path(f"/proc/{pid}").exists() and not _is_zombie(pid) for pid in children))
+    _until(lambda: not any(runs(pid) for pid in children))
 
 
 def _until(check: Callable[[], Any], seconds: float = 20.0) -> Any:
@@ -185,15 +186,4 @@ def _until(check: Callable[[], Any], seconds: float = 20.0) -> Any:
 
 
 def _children(pid: int) -> list[int]:
-    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _stat(int(p.name))[1:2] == [str(pid)]]
-
-
-def _is_zombie(pid: int) -> bool:
-    return _stat(pid)[:1] == ["Z"]
-
-
-def _stat(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
+    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and stat(int(p.name))[1:2] == [str(pid)]]
