@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -14,6 +15,10 @@ import numpy as np
 import pytest
 import yaml
 from packaging.requirements import Requirement
+
+from device_tests.deadline import Deadline
+from device_tests.ssh import Ssh
+from tests.lab.arm64 import ArmBoard
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "tests" / "data" / "agent"
@@ -170,3 +175,55 @@ def test_other_verbs_work_there(installed: Installed, verb: list[str]):
     done = installed.edgesmith(*verb, **BASE, model="dense_int8.tflite")
     assert "Traceback" not in done.stderr
     assert done.returncode in (0, 3), done.stdout + done.stderr
+
+
+# --- on the emulated Pi: the real aarch64 wheels of the light installation ---
+
+THERE_ALREADY = {"numpy", "ai-edge-litert", "onnxruntime"}
+GLIBC_LEVELS = (17, 24, 27, 28, 31, 34, 35, 36)  # pip does not go down by itself
+
+
+def light_installation(wheel: Path, folder: Path) -> None:
+    """Lays into `folder` what pip on the Pi would bring, by the pip of this machine."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(folder)]
+    wanted = [line for line in light_requirements(wheel) if Requirement(line).name not in THERE_ALREADY]
+    platforms = ["manylinux2014_aarch64", *(f"manylinux_2_{level}_aarch64" for level in GLIBC_LEVELS)]
+    foreign = ["--only-binary=:all:", "--implementation", "cp", "--python-version", "3.11"]
+    foreign += [word for platform in platforms for word in ("--platform", platform)]
+    subprocess.run([*pip, *foreign, *wanted], check=True, timeout=600)
+    subprocess.run([*pip, "--no-deps", str(wheel)], check=True, timeout=120, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.arm64
+@pytest.mark.timeout(1200)
+def test_edgesmith_itself_runs_on_the_pi(wheel: Path, arm_board: ArmBoard, tmp_path: Path):
+    light_installation(wheel, tmp_path / "site")
+    x, y = np.random.default_rng(0).integers(0, 256, (40, 4)).astype(np.float32), np.zeros(40, np.int64)
+    np.savez(tmp_path / "evaluation.npz", x=x, y=y)
+    config = {**BASE, "budget": {"size_bytes": 2000}, "model": "dense_int8.tflite"}
+    (tmp_path / "edgesmith.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "compress.yaml").write_text(yaml.safe_dump({**config, "recipe": [{"quantize": {"scheme": "int8"}}]}))
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(MODELS / "dense_int8.tflite", "dense_int8.tflite")
+        for name in ("site", "evaluation.npz", "edgesmith.yaml", "compress.yaml"):
+            archive.add(tmp_path / name, name)
+
+    def soon() -> Deadline:
+        return Deadline.after(300)
+
+    with Ssh(arm_board.device(), soon()) as pi:
+        pi.put(tmp_path / "all.tar", "all.tar", soon())
+        assert pi.run(["tar", "xf", "all.tar"], soon()).exit_status == 0
+        edgesmith = ["env", "PYTHONPATH=site", "python3", "-m", "edgesmith"]
+        assert pi.run(["env", "PYTHONPATH=site", "python3", "-c", "import tensorflow"], soon()).exit_status == 1
+        ran = pi.run([*edgesmith, "run", "--json"], soon())
+        assert ran.exit_status == 0, ran.stderr.decode()
+        (row,) = json.loads(ran.stdout)["results"]
+        assert (row["verdict"], row["emulated"], row["board"]["machine"]) == ("PASS", True, "aarch64")
+        assert row["board"]["model"].startswith("Raspberry Pi 4")
+        measured = pi.run([*edgesmith, "measure", "dense_int8.tflite", "--data", "evaluation.npz"], soon())
+        assert measured.exit_status == 0, measured.stderr.decode()
+        assert b"EMULATED: this latency is emulation time" in measured.stdout
+        refused = pi.run([*edgesmith, "run", "compress.yaml"], soon())
+        assert refused.exit_status == 2
+        assert "edgesmith[tflite]" in " ".join(refused.stderr.decode().split())
