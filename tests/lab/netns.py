@@ -7,6 +7,7 @@ and the machine's own interfaces, routes and packet filter are never touched.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import itertools
@@ -15,6 +16,7 @@ import re
 import shutil
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -151,6 +153,8 @@ def _move(descriptor: int) -> None:
 
     async def there() -> None:
         _setns(descriptor)
+        # Names are looked up in threads of the loop's executor, and a thread stays where it was born.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
 
     _setns(descriptor)
     ssh_loop().call(there(), Deadline.after(_TIMEOUT_S), "moving the SSH loop")
