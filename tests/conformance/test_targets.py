@@ -161,6 +161,7 @@ def test_artifacts_run_in_a_fresh_process(name: str, compiled: Compiled, tmp_pat
         np.testing.assert_array_equal(np.load(tmp_path / f"{index}.npy"), here)
 
 
+@pytest.mark.slow
 def test_another_process_compiles_the_same_bytes(model: Model, compiled: Compiled, tmp_path: Path):
     """Names and order of exported graphs follow Python's hashes and counters: the child has others."""
     script = (

@@ -34,6 +34,7 @@ def boards(digits: Project) -> Iterator[Boards]:
         yield {"one": one, "two": two}
 
 
+@pytest.mark.slow
 def test_a_dead_board_is_an_error_in_its_place_and_quarantined_after_the_second_time(digits: Project, boards: Boards):
     digits.write_config(devices=["two", "dead", "local", "one"], targets=["tflite"])
     first = digits.edgesmith("run")

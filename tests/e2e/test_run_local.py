@@ -132,6 +132,7 @@ def test_calibrating_on_the_evaluation_set_exits_2(project: Project):
     assert "evaluation" in done.stderr
 
 
+@pytest.mark.slow
 def test_missing_calibration_is_refused_and_synthetic_is_shown_as_such(project: Project):
     project.write_config(
         data={"evaluation": "evaluation.npz"}, recipe=[{"quantize": {}}], budget={}, targets=["onnxruntime"]
@@ -163,6 +164,7 @@ def test_a_dead_host_exits_3_before_any_work(project: Project):
     assert result_of(project)["work"]["trained_steps"] == 0
 
 
+@pytest.mark.slow
 def test_a_dead_host_does_not_disturb_the_others(project: Project):
     write_dead_board(project)
     project.write_config(devices=["dead", "local"])

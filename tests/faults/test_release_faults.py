@@ -23,13 +23,14 @@ from edgesmith.progress import Silent
 from tests.release_desk import CURRENT, PATIENCE_S, STAGED, Application, Desk, X, request, wait_for
 from tests.tiny_artifacts import artifact
 
+pytestmark = pytest.mark.slow  # tests/unit/test_releases.py and test_agent_releasing.py have the rules
+
 FAULTS = {
     "wrong": (GateFailed, r"fails its smoke check: output 0 is off by up to 255 \(absolute\), at most 0\.0765 is all"),
     "slow": (GateFailed, r"its latency is not sane: p50 [23]\d\.\d+ ms, at most 11\.000 ms expected"),
     "crash": (BoardError, "SIGSEGV during 'load'"),
 }
-# As staged there is less to undo: tests/unit/test_agent_releasing.py has that without a board.
-MOMENTS = [pytest.param(STAGED, marks=pytest.mark.slow), CURRENT]
+MOMENTS = [STAGED, CURRENT]
 
 
 @pytest.fixture

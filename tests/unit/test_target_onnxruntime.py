@@ -177,6 +177,7 @@ def test_an_op_that_onnx_lacks_is_named_with_its_place(tmp_path: Path):
     assert not (tmp_path / "out" / "net.onnx").exists()
 
 
+@pytest.mark.slow
 def test_recurrent_and_attention_layers_compile_and_keep_their_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Loops and Einsum: the parts of the tool chain that leave files behind and order things by chance."""
     monkeypatch.chdir(tmp_path)
