@@ -97,12 +97,12 @@ def test_a_cut_upload_is_gone_on_with_and_the_bytes_add_up(board: LoopbackBoard,
     part = board.home / "edgesmith" / "incoming" / "big.part"
     left = part.stat().st_size
     assert before - AGAIN <= left < SIZE
-    assert part.read_bytes() == big.read_bytes()[:left]
+    assert part.read_bytes()[:left] == big.read_bytes()[:left]
     told = Told()
     with Ssh(board.device(), soon()) as ssh:
         sent = ssh.put(big, remote, soon(), told.add, told.skip)
     assert sent == told.sent == SIZE - told.skipped
-    assert told.skipped == left
+    assert told.skipped >= left  # sshd may still have written what it had got when the link was cut
     assert SIZE <= before + sent <= SIZE + AGAIN
     assert sha256_file(part.with_name("big")) == sha256_file(big)
     assert not part.exists()
