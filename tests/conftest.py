@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 NEED_A_LAB = {"netns", "arm64"}
 """Markers of tests that say what this machine lacks and are skipped, unless the lab was promised."""
 EXPECTED_SKIPS = ROOT / "tests" / "expected_skips.txt"
+
+
+def pytest_configure() -> None:
+    """A shell that runs us in the background has Ctrl-C ignored, and what tests start would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _expected_skips() -> set[str]:
