@@ -33,6 +33,7 @@ from edgesmith.types.models import (
     StepSpec,
     TensorSpec,
 )
+from edgesmith.types.quant import Deviation, OpPlan, Precision, QuantParams, QuantPlan, TensorPlan
 
 __all__ = [
     "LEASE_DIR",
@@ -41,6 +42,7 @@ __all__ = [
     "BoardInfo",
     "Capabilities",
     "Comparison",
+    "Deviation",
     "Device",
     "Dim",
     "Environment",
@@ -52,6 +54,10 @@ __all__ = [
     "MeasureProtocol",
     "Measurement",
     "Model",
+    "OpPlan",
+    "Precision",
+    "QuantParams",
+    "QuantPlan",
     "Recipe",
     "RecoveryStep",
     "Rung",
@@ -59,6 +65,7 @@ __all__ = [
     "Scheme",
     "Signature",
     "StepSpec",
+    "TensorPlan",
     "TensorSpec",
     "Validity",
     "Verdict",
