@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,18 +14,18 @@ from numpy.typing import NDArray
 
 from edgesmith.errors import ConfigError, ModelError
 from edgesmith.files import write_bytes
-from edgesmith.frameworks import import_onnxruntime, import_tensorflow, third_party_warnings
+from edgesmith.frameworks import import_onnxruntime, third_party_warnings
 from edgesmith.native_log import captured, collected
 from edgesmith.progress import Progress
 from edgesmith.types import Artifact, Capabilities, Model, SampleSet, Scheme, Signature
-from targets import keras_model, onnx_file, onnx_kernels, onnx_order
+from targets import onnx_export, onnx_file, onnx_kernels, onnx_order
 from targets.base import CompileRequest, TargetState, check_request, describe, packages_state
 
 NAME = "onnxruntime"
 FORMAT = "onnx"
 
 DEFAULT_OPSET = 17
-OPSETS = range(13, 19)
+OPSETS = range(onnx_export.OLDEST_OPSET, 19)
 """From the first with per-channel QuantizeLinear (13) to the newest that tf2onnx writes (18)."""
 
 _PACKAGES = {"onnx": "onnx", "onnxruntime": "onnxruntime", "tf2onnx": "tf2onnx"}
@@ -83,7 +82,7 @@ def compile(model: Model, request: CompileRequest, progress: Progress) -> Artifa
     calibration = request.calibration if request.scheme.needs_calibration else None
     path = request.out_dir / f"{request.name}.{FORMAT}"
     with progress.task(f"{NAME} {request.scheme}", total=len(calibration) if calibration else None) as task:
-        proto = _from_keras(model, request) if model.kind == "keras" else _from_onnx(model, request)
+        proto = _float_graph(model, request)
         if request.scheme is not Scheme.NONE:
             with _telling_what_failed(model, request.scheme):
                 proto = _quantized(proto, request, calibration, task.advance)
@@ -94,85 +93,11 @@ def compile(model: Model, request: CompileRequest, progress: Progress) -> Artifa
     return describe(NAME, FORMAT, path, model, request.scheme, signature(path), kernels(path), packages)
 
 
-def _from_keras(model: Model, request: CompileRequest) -> Any:
-    """The float graph, with an open batch called N."""
-    live = keras_model.load(model)
-    tf = import_tensorflow()
-    with captured(), third_party_warnings(), collected("tf2onnx") as complaints:
-        import tf2onnx
-        from tf2onnx.optimizer import _get_optimizers
-
-        tf2onnx.utils.INTERNAL_NAME = onnx_order.FIRST_GENERATED
-        # Which of two equal nodes this pass keeps depends on memory addresses; `normalise` merges constants instead,
-        # and ONNX Runtime shares equal nodes when it loads the file.
-        passes = {name: make for name, make in _get_optimizers().items() if name != "merge_duplication"}
-        specs = [
-            tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name=spec.name)
-            for tensor, spec in zip(live.inputs, model.signature.inputs, strict=True)
-        ]
-        try:
-            proto, _ = tf2onnx.convert.from_keras(
-                live,
-                input_signature=specs if len(specs) == 1 else [specs],
-                opset=request.opset or DEFAULT_OPSET,
-                optimizers=passes,
-            )
-        except Exception as error:
-            raise ModelError(f"{NAME}: {model.origin} cannot be exported: {_first_line(error)}") from error
-    _refuse_unconverted(model, [record.getMessage() for record in complaints])
-    onnx_file.name_batch(proto)
-    onnx_order.normalise(proto)
-    return proto
-
-
-def _refuse_unconverted(model: Model, complaints: list[str]) -> None:
-    """The exporter logs an op it does not know and writes a graph that no runtime can load."""
-    missing = [found for text in complaints for found in re.findall(r"op \[([^:\]]+): (\w+)\] is not supported", text)]
-    if missing:
-        what = sorted({_SPOKEN.get(op, op) for _, op in missing})
-        raise ModelError(
-            f"{NAME}: {model.origin} uses {', '.join(what)}, which ONNX does not have "
-            f"(at {', '.join(sorted({place for place, _ in missing}))}).",
-            next_step="Express it with other layers, or leave 'onnxruntime' out of `targets`.",
-        )
-
-
-_SPOKEN = {"StatefulPartitionedCall": "a function that Keras compiles by itself (a grouped convolution is one)"}
-"""Ops whose name says nothing to whoever wrote the model."""
-
-
-def _from_onnx(model: Model, request: CompileRequest) -> Any:
-    """The user's own graph, brought to the opset asked for, or to one that can be quantized per channel."""
-    import onnx
-
-    proto = onnx_file.read(model.path)
-    if foreign := onnx_file.foreign_ops(proto):
-        raise ModelError(
-            f"{NAME}: {model.origin} holds operators that ONNX Runtime's standard build or this compiler does not "
-            f"take: {', '.join(foreign)}.",
-            next_step="Export the network alone, without custom or ai.onnx.ml operators.",
-        )
-    found = onnx_file.signature(proto)
-    if found != model.signature:
-        raise ModelError(
-            f"{model.path}: it has {', '.join(map(str, found.inputs + found.outputs))}; "
-            f"{', '.join(map(str, model.signature.inputs + model.signature.outputs))} was expected.",
-            next_step="The file changed since it was read, or belongs to another model. Run again from the start.",
-        )
-    onnx_file.tidy(proto)
-    current = onnx_file.opset(proto)
-    wanted = request.opset or (current if request.scheme is Scheme.NONE else max(current, OPSETS.start))
-    if wanted == current:
-        return proto
-    try:
-        converted = onnx.version_converter.convert_version(proto, wanted)
-        onnx.checker.check_model(converted, full_check=True)
-    except Exception as error:
-        raise ModelError(
-            f"{NAME}: {model.origin} has opset {current} and cannot be brought to {wanted}: {_first_line(error)}",
-            next_step=f"Export it again with opset {wanted}.",
-        ) from error
-    return converted
+def _float_graph(model: Model, request: CompileRequest) -> Any:
+    if model.kind == "keras":
+        return onnx_export.from_keras(model, opset=request.opset or DEFAULT_OPSET)
+    at_least = 0 if request.scheme is Scheme.NONE else onnx_export.OLDEST_OPSET
+    return onnx_export.from_onnx(model, opset=request.opset, at_least=at_least)
 
 
 def _quantized(proto: Any, request: CompileRequest, calibration: SampleSet | None, advance: Callable[[], None]) -> Any:
@@ -184,7 +109,7 @@ def _quantized(proto: Any, request: CompileRequest, calibration: SampleSet | Non
     with tempfile.TemporaryDirectory() as folder:
         plain, folded, made = (Path(folder) / f"{name}.onnx" for name in ("plain", "folded", "made"))
         onnx.save(proto, plain)
-        _fold(plain, folded)
+        onnx_export.fold(plain, folded)
         if request.scheme is Scheme.FLOAT16:
             return _float16(onnx.load(folded))
         if calibration is None:
@@ -192,14 +117,6 @@ def _quantized(proto: Any, request: CompileRequest, calibration: SampleSet | Non
         else:
             _quantize_static(folded, made, request, calibration, advance)
         return onnx.load(made)
-
-
-def _fold(source: Path, folded: Path) -> None:
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    # Symbolic shape inference fails on Einsum and on loops, and then leaves a file in the working directory. ONNX's own
-    # inference, which runs anyway, finds every shape that the quantizer asks for.
-    quant_pre_process(source, folded, skip_symbolic_shape=True)
 
 
 def _float16(proto: Any) -> Any:
@@ -263,7 +180,7 @@ def _telling_what_failed(model: Model, scheme: Scheme) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            raise _refusal(model, scheme, _first_line(error)) from error
+            raise _refusal(model, scheme, onnx_export.first_line(error)) from error
     logged = [r.getMessage() for r in (*ours, *roots) if r.levelname in ("ERROR", "CRITICAL")]
     if logged:
         raise _refusal(model, scheme, " ".join(logged))
@@ -274,8 +191,3 @@ def _refusal(model: Model, scheme: Scheme, why: str) -> ModelError:
         f"{NAME}: scheme '{scheme}' cannot be applied to {model.origin}: {why[:500]}",
         next_step="Scheme 'none' shows whether it is the model or its quantization.",
     )
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.partition("\n")[0] if text else type(error).__name__
