@@ -1,0 +1,1 @@
+"""Quantization after training: ranges, repairs and integers, decided once for every runtime."""
