@@ -45,7 +45,9 @@ class PlanGraph:
         self.constants: Mapping[str, NDArray[Any]] = {
             tensor.name: _frozen(numpy_helper.to_array(tensor)) for tensor in proto.graph.initializer
         }
-        layers = next((json.loads(entry.value) for entry in proto.metadata_props if entry.key == LAYERS_KEY), {})
+        layers: dict[str, str] = next(
+            (json.loads(entry.value) for entry in proto.metadata_props if entry.key == LAYERS_KEY), {}
+        )
         self.ops: tuple[PlanOp, ...] = tuple(ops_of(proto, self.constants, layers))
         self._producers = {op.output: op for op in self.ops}
         self._consumers: dict[str, list[PlanOp]] = {}
