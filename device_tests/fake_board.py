@@ -179,6 +179,7 @@ class FakeBoard:
             "executable": "python3",
             "model": script.model,
             "cpu": script.cpu,
+            "cpu_features": [],
             "cores": script.cores,
             "memory_bytes": script.memory_bytes,
             "emulated": False,

@@ -40,6 +40,7 @@ def board_info(told: Mapping[str, Any], agent_sha256: str) -> BoardInfo:
         machine=machine,
         agent_sha256=agent_sha256,
         runners=runners,
+        cpu_features=tuple(told["cpu_features"]),
         fake=bool(told.get("fake", False)),
         **{key: told[key] for key in same},
     )

@@ -107,6 +107,7 @@ class BoardRecord(Record):
     emulated: bool
     agent_sha256: str
     runners: tuple[str, ...] = ()
+    cpu_features: tuple[str, ...] = ()
     fake: bool = False
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from edgesmith.config import Config, LoadedConfig
 from edgesmith.errors import ConfigError, InputError, ModelError
 from edgesmith.types import Model, Recipe, Scheme, StepSpec
 from optimizer import masks, techniques
 from optimizer.base import Applied, Context, KerasModel, Needs, Stage
+from optimizer.ptq.settings import PtqScheme, PtqSettings
+from optimizer.techniques import quantize
 
 if TYPE_CHECKING:
     from optimizer.base import Technique
@@ -22,6 +24,24 @@ class QuantRequest:
 
     scheme: Scheme = Scheme.NONE
     per_channel: bool = True
+    plan: PlanRequest | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """What a recipe asks of the one plan that all targets follow.
+
+    Attributes:
+        settings: how ranges are found and what is repaired.
+        search: keep layers in float32 where the accuracy budget asks for it.
+        max_trials: most plans tried for that.
+        deadline_s: longest time for that.
+    """
+
+    settings: PtqSettings
+    search: bool
+    max_trials: int
+    deadline_s: float
 
 
 Where = Callable[[int], str]
@@ -119,8 +139,27 @@ def quant_request(recipe: Recipe) -> QuantRequest:
     """What a checked recipe asks of the compilers; float32 where it has no `quantize` step."""
     for spec in recipe.steps:
         if spec.name == "quantize":
-            return QuantRequest(scheme=Scheme(spec.params["scheme"]), per_channel=spec.params["per_channel"])
+            return _quant_request(quantize.Params.model_validate(spec.params))
     return QuantRequest()
+
+
+def _quant_request(params: quantize.Params) -> QuantRequest:
+    if not params.scheme.needs_calibration or params.plan == "runtime":
+        return QuantRequest(scheme=params.scheme, per_channel=params.per_channel)
+    settings = PtqSettings(
+        scheme=cast("PtqScheme", params.scheme.value),
+        observer=params.observer,
+        equalize=params.equalize,
+        smooth=params.smooth,
+        bias_correction=params.bias_correction,
+        rounding=params.rounding,
+        per_channel=params.per_channel,
+        keep_float=params.keep_float,
+    )
+    plan = PlanRequest(
+        settings=settings, search=params.search, max_trials=params.max_trials, deadline_s=60.0 * params.minutes
+    )
+    return QuantRequest(scheme=params.scheme, per_channel=params.per_channel, plan=plan)
 
 
 def _needs(spec: StepSpec) -> Needs:

@@ -35,6 +35,8 @@ class CompileRequest:
         name: its file name without the suffix.
         board_isa: machine it will run on, as `uname -m` says it ("x86_64", "aarch64"); None where any.
         opset: ONNX operator set; None for the target's default.
+        plan: folder of the quantization plan to follow (`targets.plan_files`); None: the runtime's own quantizer
+            observes plain min-max ranges.
     """
 
     scheme: Scheme
@@ -44,6 +46,7 @@ class CompileRequest:
     calibration: SampleSet | None = None
     board_isa: str | None = None
     opset: int | None = None
+    plan: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +139,8 @@ _BOUNDS = {
     Scheme.DYNAMIC: Bounds(min_sqnr_db=12.0, min_cosine=0.965),
     Scheme.INT8: Bounds(min_sqnr_db=10.0, min_cosine=0.95),
     Scheme.INT8_FLOAT_IO: Bounds(min_sqnr_db=10.0, min_cosine=0.95),
+    Scheme.INT16X8: Bounds(min_sqnr_db=12.0, min_cosine=0.965),
+    Scheme.INT4_WEIGHTS: Bounds(min_sqnr_db=3.0, min_cosine=0.7),
 }
 
 

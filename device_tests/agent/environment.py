@@ -12,6 +12,11 @@ from device_tests.agent.reading import Root
 _CPU_ZONES = ("cpu", "soc", "pkg")
 _FIRMWARE_THROTTLED = "/sys/devices/platform/soc/soc:firmware/get_throttled"
 
+_FEATURES = (
+    "neon asimd asimdhp fphp asimddp i8mm bf16 sve sve2 "
+    "sse4_1 avx avx2 fma f16c avx512f avx512bw avx512_vnni avx512_bf16 avx_vnni amx_int8"
+)
+
 # (implementer, part) of /proc/cpuinfo, for the cores of the boards we know.
 _PARTS = {
     ("0x41", "0xd03"): "cortex-a53",
@@ -53,10 +58,18 @@ def identity(root=None):
         "executable": sys.executable,
         "model": model(root),
         "cpu": _cpu(root),
+        "cpu_features": cpu_features(root),
         "cores": os.cpu_count() or 1,
         "memory_bytes": meminfo(root, "MemTotal"),
         "emulated": os.environ.get("EDGE_EMULATED") == "1",
     }
+
+
+def cpu_features(root):
+    """Those that decide how fast, and on x86-64 how exact, int8 and float16 are."""
+    facts = cpuinfo(root)
+    words = (facts.get("features") or facts.get("flags") or "").split()
+    return [name for name in _FEATURES.split() if name in words]
 
 
 def temperature_c(root):

@@ -23,11 +23,6 @@ from datetime import datetime, timezone
 from device_tests.agent import environment, nvidia_facts, runtimes, sensor_facts
 from device_tests.agent.reading import Root
 
-_FEATURES = (
-    "neon asimd asimdhp fphp asimddp i8mm bf16 sve sve2 "
-    "sse4_1 avx avx2 fma f16c avx512f avx512bw avx512_vnni avx512_bf16 avx_vnni amx_int8"
-)
-
 
 def methods(agent):
     """What the agent can be asked here."""
@@ -61,7 +56,6 @@ def look(root, workdir: str) -> dict:
         os_version=release.get("VERSION_ID"),
         os_codename=release.get("VERSION_CODENAME"),
         libc=_libc(root),
-        cpu_features=_cpu_features(root),
         memory_available_bytes=environment.meminfo(root, "MemAvailable"),
         swap_bytes=environment.meminfo(root, "SwapTotal"),
         utc=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
@@ -81,12 +75,6 @@ def _libc(root):
     except (ValueError, OSError):
         told = None
     return told or ("musl" if root.glob("/lib/ld-musl-*") else None)
-
-
-def _cpu_features(root):
-    facts = environment.cpuinfo(root)
-    words = (facts.get("features") or facts.get("flags") or "").split()
-    return [name for name in _FEATURES.split() if name in words]
 
 
 def _cores(root):

@@ -155,6 +155,7 @@ class BoardInfo:
         runtimes: package -> version, of the runtimes that import there.
         runners: keys of the agent's runners that have their runtime there, e.g. ("tflite", "onnxruntime").
         emulated: runs under an emulator: its latency is emulation time and is never judged.
+        cpu_features: those that decide which int8 kernels run, e.g. ("avx2", "avx512_vnni"); empty where not told.
         fake: a scripted board: its latency is made up, judged all the same, and every report says so.
     """
 
@@ -171,4 +172,5 @@ class BoardInfo:
     emulated: bool
     agent_sha256: str
     runners: tuple[str, ...] = ()
+    cpu_features: tuple[str, ...] = ()
     fake: bool = False

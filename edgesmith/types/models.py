@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from edgesmith.types.quant import Deviation
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -102,6 +104,10 @@ class Scheme(enum.StrEnum):
     """Full integer: int8 activations and per-channel weights, int8 in and out where the runtime has it."""
     INT8_FLOAT_IO = "int8-float-io"
     """Full integer inside, float32 in and out."""
+    INT16X8 = "int16x8"
+    """int16 activations, int8 weights: nearly float accuracy, and slow where the runtime has no kernels made for it."""
+    INT4_WEIGHTS = "int4-weights"
+    """int8 activations, int4 weights in the matrix products that the runtime has int4 kernels for."""
     FLOAT16 = "float16"
     """Weights stored as float16; computed in float32 or float16 as the runtime likes."""
     DYNAMIC = "dynamic"
@@ -110,7 +116,7 @@ class Scheme(enum.StrEnum):
     @property
     def needs_calibration(self) -> bool:
         """Whether ranges of activations have to be observed."""
-        return self in (Scheme.INT8, Scheme.INT8_FLOAT_IO)
+        return self in (Scheme.INT8, Scheme.INT8_FLOAT_IO, Scheme.INT16X8, Scheme.INT4_WEIGHTS)
 
     @property
     def precision(self) -> str:
@@ -167,6 +173,7 @@ class Artifact:
         made_from: sha256 of the `Model`.
         sparsity: zeros in its weight kernels / weights in them, read back from the file; None where they could not
             be read: a ready model on a board without the package for it.
+        deviations: where it does not follow the plan it was made from.
     """
 
     target: str
@@ -180,3 +187,4 @@ class Artifact:
     size_bytes: int
     gzip_bytes: int
     sparsity: float | None
+    deviations: tuple[Deviation, ...] = ()

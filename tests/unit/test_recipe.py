@@ -40,7 +40,8 @@ def test_parameters_are_filled_in_and_plain_json(tmp_path: Path):
     assert [step.name for step in recipe.steps] == ["prune", "quantize"]
     assert recipe.steps[0].params["final_sparsity"] == 0.7
     assert recipe.steps[0].params["epochs"] == 2
-    assert recipe.steps[1].params == {"scheme": "int8", "per_channel": True}
+    assert recipe.steps[1].params["scheme"] == "int8"
+    assert recipe.steps[1].params["keep_float"] == []
     assert json.loads(json.dumps(recipe.steps[0].params)) == recipe.steps[0].params
 
 
@@ -53,7 +54,13 @@ def test_an_empty_recipe_asks_for_float_and_no_training(tmp_path: Path):
 
 def test_what_the_compilers_are_asked_for(tmp_path: Path):
     recipe = parse(tmp_path, "  - prune: {epochs: 0}\n  - quantize: {scheme: int8-float-io, per_channel: false}\n")
-    assert recipes.quant_request(recipe) == recipes.QuantRequest(scheme=Scheme.INT8_FLOAT_IO, per_channel=False)
+    request = recipes.quant_request(recipe)
+    assert (request.scheme, request.per_channel) == (Scheme.INT8_FLOAT_IO, False)
+    assert request.plan is not None
+    assert request.plan.settings.scheme == "int8-float-io"
+    assert request.plan.settings.per_channel is False
+    compared = recipes.quant_request(parse(tmp_path, "  - quantize: {plan: runtime}\n"))
+    assert compared == recipes.QuantRequest(scheme=Scheme.INT8)
     assert not recipes.needs_training(recipe)
     assert recipes.needs_training(parse(tmp_path, "  - prune\n"))
 
