@@ -32,6 +32,15 @@ class FindingRecord(Record):
     next_step: str = ""
 
 
+class DeviationRecord(Record):
+    """Where an artifact does not follow the quantization plan, tensor by tensor."""
+
+    layer: str
+    tensor: str
+    what: str
+    why: str
+
+
 class ArtifactRecord(Record):
     """The compiled file; `path` is relative to the run folder."""
 
@@ -46,6 +55,9 @@ class ArtifactRecord(Record):
     signature_inputs: tuple[str, ...] = ()
     signature_outputs: tuple[str, ...] = ()
     toolchain: dict[str, str] = {}
+    deviations: tuple[DeviationRecord, ...] = Field(
+        default=(), description="From the quantization plan; the runtime's own rules."
+    )
 
 
 class LatencyRecord(Record):
@@ -250,6 +262,64 @@ class Work(Record):
     reused: tuple[str, ...] = Field(default=(), description="What was taken from the cache.")
 
 
+class LayerQuantization(Record):
+    """What quantizing one of the user's layers costs, and what was decided."""
+
+    layer: str
+    kinds: tuple[str, ...] = Field(description="ONNX op types of its ops that compute.")
+    precision: Literal["int8", "int16", "int4", "float32"]
+    reason: str = Field(default="", description="Why it is not of the scheme's own precision.")
+    alone_db: float | None = Field(description="SQNR of the network's outputs with only this layer quantized.")
+    alone_db_reason: str | None = None
+    tensor_db: float | None = Field(default=None, description="SQNR of the layer's own output in the same network.")
+    drop_pp: float | None = Field(default=None, description="Task metric lost with only this layer quantized.")
+    drop_low_pp: float | None = None
+    drop_high_pp: float | None = None
+
+
+class CalibrationPoint(Record):
+    """How far the ranges seen after some samples are from those of all of them."""
+
+    samples: int
+    distance: float = Field(description="Largest relative distance of the ranges, over 95 % of the tensors.")
+
+
+class SearchRecord(Record):
+    """The search for the layers to keep in float32."""
+
+    budget_pp: float
+    met: bool
+    drop_pp: float = Field(description="Of the plan it ended in, on the tuning samples.")
+    drop_low_pp: float | None = None
+    drop_high_pp: float | None = None
+    over_pp: float
+    full_drop_pp: float | None = Field(default=None, description="With nothing kept in float32.")
+    trials: int
+    stopped: Literal["finished", "trials", "time"]
+    metric: str
+    samples: int
+    source: str = Field(description="Which samples it was decided on; never those of the evaluation.")
+
+
+class QuantizationRecord(Record):
+    """The one plan that every target's artifact follows."""
+
+    scheme: str
+    chosen: str = Field(default="", description="The variant of the plan with the smallest error on held-out samples.")
+    variants: tuple[dict[str, float | str | None], ...] = ()
+    repairs: tuple[str, ...] = ()
+    layers: tuple[LayerQuantization, ...] = ()
+    kept_float: tuple[str, ...] = ()
+    search: SearchRecord | None = None
+    search_reason: str | None = None
+    calibration_samples: int
+    calibration_curve: tuple[CalibrationPoint, ...] = ()
+    enough_samples: int | None = Field(default=None, description="From so many samples on, the ranges hardly moved.")
+    enough_samples_reason: str | None = None
+    seconds: float
+    cached: bool
+
+
 class Result(Record):
     """The whole document."""
 
@@ -272,6 +342,9 @@ class Result(Record):
     data: tuple[DataRecord, ...] = ()
     results: tuple[DeviceResult, ...] = ()
     steps: tuple[StepRecord, ...] = ()
+    quantization: QuantizationRecord | None = Field(
+        default=None, description="Null where nothing was quantized, or each runtime's own quantizer did it."
+    )
     findings: tuple[FindingRecord, ...] = ()
     parity: tuple[ParityRecord, ...] = ()
     work: Work = Work()
