@@ -5,7 +5,7 @@ Op semantics: https://onnx.ai/onnx/operators/.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +134,13 @@ def subgraphs(node: Any) -> list[Any]:
     return [a.g for a in node.attribute if a.HasField("g")] + [g for a in node.attribute for g in a.graphs]
 
 
-def session(model: Path | bytes, *, as_written: bool = False) -> Any:
+def session(model: Path | bytes, *, as_written: bool = False, entries: Mapping[str, str] | None = None) -> Any:
     """An ONNX Runtime session on the CPU.
 
     Args:
         model: a file, or the bytes of one.
         as_written: nothing fused or rearranged, so that every tensor of the graph is there under its name.
+        entries: further settings of the session, by ONNX Runtime's own keys.
 
     Raises:
         ModelError: the runtime refuses it.
@@ -148,6 +149,8 @@ def session(model: Path | bytes, *, as_written: bool = False) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
     if as_written:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
