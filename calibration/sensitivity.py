@@ -35,12 +35,13 @@ class Drop:
         """Whether the interval excludes that nothing was lost."""
         return self.low is not None and self.low > 0.0
 
-    def __str__(self) -> str:
-        """As in `1.8 pp (95 % 1.1 to 2.6)`."""
+    def of(self, metric: str) -> str:
+        """As in `1.8 pp of top-1 (95 % 1.1 to 2.6)`."""
+        digits = 1 if max(abs(end) for end in (self.pp, self.low or 0.0, self.high or 0.0)) >= 1.0 else 2
+        lost = f"{self.pp:.{digits}f} pp of {metric}"
         if self.low is None or self.high is None:
-            return f"{self.pp:.2g} pp"
-        digits = 1 if max(abs(self.low), abs(self.high)) >= 1.0 else 2
-        return f"{self.pp:.{digits}f} pp (95 % {self.low:.{digits}f} to {self.high:.{digits}f})"
+            return lost
+        return f"{lost} (95 % {self.low:.{digits}f} to {self.high:.{digits}f})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +53,6 @@ class LayerSensitivity:
         kinds: ONNX op types of its ops that compute, in order, once each: ("Conv",), ("MatMul", "Add").
         alone_db: SQNR of the network's outputs where only this layer is quantized; inf: the layer changes nothing.
         rest_db: SQNR where everything else is quantized and this layer alone is float; None where not measured.
-        tensor_db: SQNR of the layer's own output where only this layer is quantized: the noise it makes, before what
-            follows hides or magnifies it. None where not measured.
         drop: task metric lost where only this layer is quantized; None where not measured (only the worst are).
     """
 
@@ -61,7 +60,6 @@ class LayerSensitivity:
     kinds: tuple[str, ...]
     alone_db: float
     rest_db: float | None = None
-    tensor_db: float | None = None
     drop: Drop | None = None
 
 

@@ -38,7 +38,7 @@ def test_paired_drop_by_hand():
     assert drop.low == pytest.approx(-2.1071, abs=1e-3)
     assert drop.high == pytest.approx(9.9502, abs=1e-3)
     assert not drop.is_sure
-    assert str(drop) == "4.0 pp (95 % -2.1 to 10.0)"
+    assert drop.of("top-1") == "4.0 pp of top-1 (95 % -2.1 to 10.0)"
 
 
 def test_a_drop_that_excludes_nothing_lost_is_sure():
@@ -48,7 +48,8 @@ def test_a_drop_that_excludes_nothing_lost_is_sure():
     drop = paired_drop(reference, correct)
     assert drop.pp == 1.8
     assert drop.is_sure
-    assert str(Drop(pp=1.8, low=None, high=None, n=5)) == "1.8 pp"
+    assert Drop(pp=1.8, low=None, high=None, n=5).of("top-5") == "1.8 pp of top-5"
+    assert Drop(pp=0.25, low=-0.1, high=0.6, n=400).of("agreement") == "0.25 pp of agreement (95 % -0.10 to 0.60)"
 
 
 def test_the_drop_of_a_budget_is_exactly_that_size():

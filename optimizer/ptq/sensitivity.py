@@ -1,0 +1,161 @@
+"""Measures which layers hurt: SQNR for every layer first, the task metric for the worst of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from calibration.sensitivity import Drop, LayerSensitivity, noise_shares, rank, rank_by_sqnr
+from edgesmith.progress import Progress, Silent
+from optimizer.compare import compare
+from optimizer.ptq import layers as plan_layers
+from optimizer.ptq.journal import Journal, Value
+from optimizer.ptq.task import Task
+from targets.plan_files import Planned
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Outputs = tuple["NDArray[Any]", ...]
+Emulate = Callable[[Planned, "NDArray[Any] | Sequence[NDArray[Any]]"], Outputs]
+"""(plan, samples) -> what the shipped artifact answers, float, one array [N, ...] per output."""
+
+NOT_ASKED = "kept in float32 to measure the others"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivities:
+    """What quantizing each layer of a network costs.
+
+    Attributes:
+        layers: most sensitive first (`calibration.sensitivity.rank`).
+        int8_db: SQNR of the outputs where all of them are quantized.
+        samples: that SQNR was measured on.
+        metric: name of the task metric of `LayerSensitivity.drop`; empty where it was not measured.
+    """
+
+    layers: tuple[LayerSensitivity, ...]
+    int8_db: float
+    samples: int
+    metric: str = ""
+
+    @property
+    def by_sqnr(self) -> tuple[str, ...]:
+        """The plain ranking, which does not know the task."""
+        return tuple(one.layer for one in rank_by_sqnr(self.layers))
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """The layers, most sensitive first."""
+        return tuple(one.layer for one in self.layers)
+
+    def plain(self) -> list[dict[str, Any]]:
+        """For the plan's figures and the report's bars: plain JSON values, most sensitive first."""
+        shares = noise_shares(self.layers)
+        return [
+            {
+                "layer": one.layer,
+                "kinds": list(one.kinds),
+                "alone_db": plan_layers.finite(one.alone_db),
+                "rest_db": plan_layers.finite(one.rest_db),
+                "noise_share": shares[one.layer],
+                "drop_pp": one.drop.pp if one.drop else None,
+                "drop_low_pp": one.drop.low if one.drop else None,
+                "drop_high_pp": one.drop.high if one.drop else None,
+                "n": one.drop.n if one.drop else None,
+            }
+            for one in self.layers
+        ]
+
+
+def only(planned: Planned, layer: str) -> Planned:
+    """The plan with this layer quantized and every other one in float32."""
+    others = (other for other in plan_layers.kinds_of_layers(planned) if other != layer)
+    return plan_layers.with_float(planned, dict.fromkeys(others, NOT_ASKED))
+
+
+def without(planned: Planned, layer: str) -> Planned:
+    """The plan with this layer in float32 and every other one as it is."""
+    return plan_layers.with_float(planned, {layer: NOT_ASKED})
+
+
+def float_outputs(planned: Planned, x: NDArray[Any] | Sequence[NDArray[Any]]) -> Outputs:
+    """What the float network of a plan answers."""
+    parts = [tuple(part[name] for name in planned.graph.outputs) for part in planned.graph.run(x)]
+    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+
+
+def measure(
+    planned: Planned,
+    x: NDArray[Any] | Sequence[NDArray[Any]],
+    *,
+    emulate: Emulate,
+    task: Task | None = None,
+    x_task: NDArray[Any] | Sequence[NDArray[Any]] | None = None,
+    worst: int = 8,
+    journal: Journal | None = None,
+    about: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Sensitivities:
+    """Measures every layer that computes with integers, one at a time.
+
+    First SQNR of the outputs against the float network's: with only this layer quantized, and with only this layer in
+    float. Then, for the layers of lowest SQNR alone, what the task loses with only this layer quantized.
+
+    Args:
+        planned: the plan with every layer quantized that can be.
+        x: samples for SQNR: [N, ...], or one array per input. A hundred are enough: each gives an error per output.
+        emulate: runs a plan as the shipped artifact would.
+        task: the metric on `x_task`; None: only SQNR.
+        x_task: samples of the task.
+        worst: how many layers the metric is measured for.
+        journal: finished measurements, which are not repeated.
+        about: hashes of what the measurements depend on: plan, samples, task.
+        progress: one task, a step for each measurement.
+
+    Raises:
+        InfrastructureError: the journal cannot be written.
+    """
+    journal = Journal() if journal is None else journal
+    about = {} if about is None else about
+    kinds = plan_layers.kinds_of_layers(planned)
+    reference = float_outputs(planned, x)
+    asked = None if task is None or x_task is None else (task, x_task)
+    total = 1 + 2 * len(kinds) + (min(worst, len(kinds)) if asked else 0)
+
+    def sqnr(plan: Planned) -> Value:
+        return {"db": compare(reference, emulate(plan, x)).sqnr_db}
+
+    with (progress or Silent()).task("sensitivity of the layers", total) as steps:
+
+        def figure(what: str, layer: str, compute: Callable[[], Value]) -> Value:
+            value, _ = journal.measured({"what": what, "layer": layer, **about}, compute)
+            steps.advance(note=layer)
+            return value
+
+        def alone_and_rest(layer: str) -> LayerSensitivity:
+            alone = figure("alone", layer, lambda: sqnr(only(planned, layer)))["db"]
+            rest = figure("rest", layer, lambda: sqnr(without(planned, layer)))["db"]
+            return LayerSensitivity(layer=layer, kinds=kinds[layer], alone_db=alone, rest_db=rest)
+
+        def with_drop(one: LayerSensitivity) -> LayerSensitivity:
+            if asked is None:
+                return one
+            drop = figure("drop", one.layer, lambda: _lost(emulate, only(planned, one.layer), *asked))
+            return dataclasses.replace(one, drop=Drop(**drop))
+
+        int8_db = figure("all", "", lambda: sqnr(planned))["db"]
+        ordered = rank_by_sqnr([alone_and_rest(layer) for layer in kinds])
+        measured = [*map(with_drop, ordered[:worst]), *ordered[worst:]]
+    return Sensitivities(
+        layers=rank(measured), int8_db=int8_db, samples=len(reference[0]), metric=task.name if task and asked else ""
+    )
+
+
+def _lost(emulate: Emulate, planned: Planned, task: Task, x: NDArray[Any] | Sequence[NDArray[Any]]) -> Value:
+    drop, _ = task.lost(emulate(planned, x))
+    return dataclasses.asdict(drop)
