@@ -60,12 +60,12 @@ def ops_of(proto: Any, constants: Mapping[str, NDArray[Any]], layers: Mapping[st
         layers: node name -> the user's layer.
     """
     graph = _Wiring(proto, constants)
-    gelus = _gelus(graph, proto)
+    composites = _composites(graph, proto)
     taken: set[str] = set()
     for node in proto.graph.node:
         if node.name in taken or not graph.is_float(node.output[0]):
             continue
-        members = gelus.get(node.name) or _fused(graph, node)
+        members = composites.get(node.name) or _fused(graph, node)
         taken.update(member.name for member in members)
         yield _op(graph, members, layers)
 
@@ -140,8 +140,9 @@ def _constant_input(graph: _Wiring, node: Any) -> str | None:
 def _op(graph: _Wiring, members: list[Any], layers: Mapping[str, str]) -> PlanOp:
     inside = {name for member in members for name in member.output}
     reads = [name for member in members for name in graph.computed(member) if name not in inside]
-    main = next((member for member in members if member.op_type == "Erf"), members[0])
-    kind = "Gelu" if main.op_type == "Erf" else main.op_type
+    main = next((member for member in members if member.op_type in _COMPOSITES), members[0])
+    composite = main.op_type in _COMPOSITES and len(members) > 1
+    kind = _COMPOSITES[main.op_type] if composite else main.op_type
     weighted = kind in _WEIGHTED and main.input[1] in graph.constants
     details: dict[str, Any] = {}
     if weighted:
@@ -154,7 +155,7 @@ def _op(graph: _Wiring, members: list[Any], layers: Mapping[str, str]) -> PlanOp
         output=members[-1].output[0],
         nodes=tuple(member.name for member in members),
         main=main.name,
-        activation=activation_of(members[-1], graph.constants) if len(members) > 1 and kind != "Gelu" else "",
+        activation=activation_of(members[-1], graph.constants) if len(members) > 1 and not composite else "",
         **details,
     )
 
@@ -182,15 +183,50 @@ def _weight(graph: _Wiring, main: Any, members: list[Any]) -> dict[str, Any]:
     }
 
 
-def _gelus(graph: _Wiring, proto: Any) -> dict[str, list[Any]]:
-    """The nodes of each x * (1 + erf(x / sqrt 2)) / 2, in any of its spellings, by the name of each of them."""
+_COMPOSITES = {"Erf": "Gelu", "Sqrt": "LayerNorm"}
+"""Op type at the heart of a function that is spelt out in several nodes -> what it is."""
+
+
+def _composites(graph: _Wiring, proto: Any) -> dict[str, list[Any]]:
+    """The nodes of each function that is spelt out, by the name of each of them."""
     found: dict[str, list[Any]] = {}
     place = {node.name: index for index, node in enumerate(proto.graph.node)}
-    for erf in (node for node in proto.graph.node if node.op_type == "Erf"):
-        members = _gelu(graph, erf)
+    for node in proto.graph.node:
+        members = _gelu(graph, node) if node.op_type == "Erf" else []
+        members = _layer_norm(graph, node) if node.op_type == "Sqrt" else members
         ordered = sorted(members, key=lambda member: place[member.name])
         found.update((member.name, ordered) for member in members)
     return found
+
+
+def _layer_norm(graph: _Wiring, sqrt: Any) -> list[Any]:
+    """The nodes of (x - mean) / sqrt(mean((x - mean)^2) + epsilon), as exporters before opset 17 write it; else [].
+
+    Its inner values span more than 8 bits can tell apart, so that it must be recognised and left in float32.
+    """
+    epsilon = graph.makers.get(sqrt.input[0])
+    variance = _maker(graph, epsilon, "Add")
+    square = _maker(graph, variance, "ReduceMean")
+    centred = _maker(graph, square, "Pow", "Mul")
+    if centred is None or centred.op_type != "Sub":
+        return []
+    mean = graph.makers.get(centred.input[1])
+    divided = graph.only_reader(sqrt.output[0])
+    if mean is None or mean.op_type != "ReduceMean" or divided is None or divided.op_type != "Div":
+        return []
+    numerator = graph.makers.get(divided.input[0])
+    if numerator is None or numerator.op_type != "Sub" or numerator.input[0] != centred.input[0]:
+        return []
+    spelt = (mean, centred, square, variance, epsilon, sqrt, numerator, divided)
+    members = {node.name: node for node in spelt if node is not None}
+    return list(members.values())
+
+
+def _maker(graph: _Wiring, node: Any | None, *kinds: str) -> Any | None:
+    """What makes the first computed input of a node, where the node is one of these kinds."""
+    if node is None or node.op_type not in kinds:
+        return None
+    return next((graph.makers.get(name) for name in graph.computed(node)), None)
 
 
 def _gelu(graph: _Wiring, erf: Any) -> list[Any]:
