@@ -16,7 +16,8 @@ import numpy as np
 from edgesmith.errors import ConfigError
 from edgesmith.types import Precision, QuantParams
 from optimizer.ptq.settings import PtqSettings
-from targets.plan_graph import PlanGraph, PlanOp
+from targets.plan_graph import PlanGraph
+from targets.plan_ops import PlanOp
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 

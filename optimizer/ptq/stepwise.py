@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from edgesmith.errors import ModelError
 from targets import onnx_file
-from targets.plan_graph import PlanGraph, PlanOp
+from targets.plan_graph import PlanGraph
+from targets.plan_ops import PlanOp
 
 Array = NDArray[np.float32]
 
@@ -67,6 +68,12 @@ class Stepwise:
         twin = copy.copy(self)
         twin.inputs = dict(inputs)
         return twin
+
+    def few(self, most: int) -> Stepwise:
+        """The same with at most so many of its samples, evenly spread; at least a batch, where that is fixed."""
+        batch = _fixed_batch(self.graph) or 1
+        chosen = spread(self.count, max(batch, most // batch * batch))
+        return self.with_inputs({name: array[chosen] for name, array in self.inputs.items()})
 
     @property
     def count(self) -> int:

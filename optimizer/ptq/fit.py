@@ -1,0 +1,239 @@
+"""One way through the network that decides every weight: the float network and the quantized one, side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.affine import bias_scale, dequantize, fake_quantize, int32_bias
+from edgesmith.types import QuantParams
+from optimizer.ptq import bias as bias_correction
+from optimizer.ptq import weights
+from optimizer.ptq.rules import Rules
+from optimizer.ptq.stepwise import Array, Step, Stepwise, activate
+from targets.plan_ops import PlanOp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """What is done to weights and biases.
+
+    Attributes:
+        per_channel: a scale for each output channel.
+        fitted: scales by expected output error; else they cover the largest weight.
+        correct: correct biases.
+        learn: learn the rounding.
+        seed: of the choice of positions.
+    """
+
+    per_channel: bool = True
+    fitted: bool = True
+    correct: bool = True
+    learn: bool = False
+    seed: int = 0
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the samples have to go through the network at all."""
+        return self.fitted or self.correct or self.learn
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Numbers:
+    """What was decided.
+
+    Attributes:
+        grids: of the weight of each quantized op that has one, by op name.
+        integers: the same ops' weights.
+        biases: corrected biases by initializer.
+        learned: ops whose learned rounding was accepted.
+    """
+
+    grids: dict[str, QuantParams] = field(default_factory=dict)
+    integers: dict[str, NDArray[np.int8]] = field(default_factory=dict)
+    biases: dict[str, Array] = field(default_factory=dict)
+    learned: list[str] = field(default_factory=list)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """For the plan's list of repairs."""
+        said = []
+        if self.biases:
+            said.append(
+                f"bias correction: the biases of {len(self.biases)} of {len(self.integers)} ops took back a shift"
+            )
+        if self.learned:
+            said.append(f"learned rounding: kept for {len(self.learned)} of {len(self.integers)} ops")
+        return tuple(said)
+
+
+def fit(stepwise: Stepwise, rules: Rules, grids: Mapping[str, QuantParams], how: How) -> Numbers:
+    """Decides the weights of all quantized ops, in the order they are computed.
+
+    Args:
+        stepwise: the network after the repairs, with the samples to learn from.
+        rules: which ops are quantized.
+        grids: of every quantized activation.
+        how: what to do.
+    """
+    numbers = Numbers()
+    if not how.needs_data:
+        for step in stepwise.steps:
+            if step.op.weight is not None and rules.quantized(step.op):
+                _decide(stepwise, step, rules, grids, how, None, numbers)
+        return numbers
+    readers = Counter(op.bias for op in stepwise.graph.ops if op.bias is not None)
+    streams = _Streams(stepwise, rules, grids)
+    for step in stepwise.steps:
+        op = step.op
+        real = stepwise.run(step, streams.real)
+        if op.weight is None or not rules.quantized(op):
+            made = stepwise.run(step, streams.seen_by(op))
+        else:
+            rows = None
+            if how.fitted or how.learn:
+                inputs = {"quantized": streams.seen_by(op)[op.inputs[0]], "real": streams.real[op.inputs[0]]}
+                rows = weights.input_rows(stepwise.graph, op, inputs, seed=how.seed)
+            found = None if rows is None else weights.moments(*rows, centred=how.correct)
+            del rows
+            _decide(stepwise, step, rules, grids, how, found, numbers)
+            made = _compute(stepwise, step, streams, grids, numbers)
+            if how.learn and found is not None:
+                made = _learn(stepwise, step, streams, grids, numbers, found, real[op.output], made, how)
+            if how.correct and op.bias is not None and readers[op.bias] == 1:
+                shift = bias_correction.correction(op, real[op.output], made[op.output])
+                if shift.any() and _fits(op, stepwise, grids, numbers, shift):
+                    numbers.biases[op.bias] = stepwise.graph.constants[op.bias] + shift
+                    made = _compute(stepwise, step, streams, grids, numbers)
+        streams.keep(step, real, made)
+    return numbers
+
+
+class _Streams:
+    """The tensors alive in both networks.
+
+    Attributes:
+        real: of the float network.
+    """
+
+    def __init__(self, stepwise: Stepwise, rules: Rules, grids: Mapping[str, QuantParams]) -> None:
+        self._stepwise, self._rules, self._grids = stepwise, rules, grids
+        self.real: dict[str, NDArray[Any]] = dict(stepwise.inputs)
+        # A tensor that a float op (or the outside) makes is seen as it is by float ops, and on its grid by others.
+        self._by_float: dict[str, NDArray[Any]] = dict(stepwise.inputs)
+        self._by_quantized = {name: self._on_grid(name, array) for name, array in stepwise.inputs.items()}
+
+    def seen_by(self, op: PlanOp) -> Mapping[str, NDArray[Any]]:
+        """The quantized network's tensors, as an op reads them."""
+        return self._by_quantized if self._rules.quantized(op) else self._by_float
+
+    def keep(self, step: Step, real: Mapping[str, NDArray[Any]], made: Mapping[str, NDArray[Any]]) -> None:
+        """Takes in what an op made, before its activation, and drops what nobody reads any more."""
+        op = step.op
+        for name in step.makes:
+            first = name == op.output
+            self.real[name] = activate(op, real[name]) if first else real[name]
+            value = activate(op, made[name]) if first else made[name]
+            self._by_quantized[name] = self._on_grid(name, value)
+            self._by_float[name] = self._by_quantized[name] if self._rules.quantized(op) else value
+        for name in self._stepwise.dead_after(step):
+            for stream in (self.real, self._by_float, self._by_quantized):
+                stream.pop(name, None)
+
+    def _on_grid(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        return fake_quantize(array, self._grids[name]) if name in self._grids else array
+
+
+def _decide(
+    stepwise: Stepwise,
+    step: Step,
+    rules: Rules,
+    grids: Mapping[str, QuantParams],
+    how: How,
+    found: weights.Moments | None,
+    numbers: Numbers,
+) -> None:
+    """Scale and integers, to nearest."""
+    op, constants = step.op, stepwise.graph.constants
+    assert op.weight is not None  # noqa: S101 - the caller looked
+    x = grids[op.inputs[0]]
+    # 16-bit activations have 64-bit biases (LiteRT 16x8 specification).
+    bias = constants[op.bias] if op.bias is not None and x.dtype == "int8" else None
+    grid = weights.choose_scale(
+        op,
+        constants[op.weight],
+        bias,
+        dtype="int4" if rules.ops[op.name].precision == "int4" else "int8",
+        per_channel=how.per_channel,
+        x_scale=None if bias is None else x.scale[0],
+        found=found,
+        fitted=how.fitted,
+    )
+    numbers.grids[op.name] = grid
+    numbers.integers[op.name] = weights.integers(op, constants[op.weight], grid)
+
+
+def _compute(
+    stepwise: Stepwise, step: Step, streams: _Streams, grids: Mapping[str, QuantParams], numbers: Numbers
+) -> dict[str, NDArray[Any]]:
+    """The op with its integers, before the activation."""
+    op = step.op
+    grid = numbers.grids[op.name]
+    bias = None
+    if op.bias is not None:
+        bias = numbers.biases.get(op.bias, stepwise.graph.constants[op.bias])
+        x = grids[op.inputs[0]]
+        if x.dtype == "int8":
+            steps = int32_bias(bias, x.scale[0], grid.scale)
+            bias = (steps * bias_scale(x.scale[0], grid.scale).astype(np.float64)).astype(np.float32)
+    return stepwise.run(step, streams.seen_by(op), weight=dequantize(numbers.integers[op.name], grid), bias=bias)
+
+
+def _learn(
+    stepwise: Stepwise,
+    step: Step,
+    streams: _Streams,
+    grids: Mapping[str, QuantParams],
+    numbers: Numbers,
+    found: weights.Moments,
+    real: Array,
+    nearest: dict[str, NDArray[Any]],
+    how: How,
+) -> dict[str, NDArray[Any]]:
+    """Learned rounding, kept where it lowers the error of samples it was not learned from."""
+    op = step.op
+    assert op.weight is not None  # noqa: S101 - the caller looked
+    weight = stepwise.graph.constants[op.weight]
+    if weights.shared_factors(op, weight) is not None:
+        return nearest  # equal weights would get unequal integers
+    before = numbers.integers[op.name]
+    numbers.integers[op.name] = weights.integers(op, weight, numbers.grids[op.name], found=found)
+    tried = _compute(stepwise, step, streams, grids, numbers)
+    held = bias_correction.halves(len(real))[1]
+
+    def error(made: Array) -> float:
+        shift = bias_correction.correction(op, real, made) if how.correct else np.zeros(1, np.float32)
+        axis = bias_correction.channel_axis(op) % made.ndim
+        shaped = shift.reshape([-1 if a == axis else 1 for a in range(made.ndim)])
+        return float(np.square(activate(op, made[held] + shaped) - activate(op, real[held]), dtype=np.float64).sum())
+
+    if error(tried[op.output]) < error(nearest[op.output]):
+        numbers.learned.append(op.name)
+        return tried
+    numbers.integers[op.name] = before
+    return nearest
+
+
+def _fits(op: PlanOp, stepwise: Stepwise, grids: Mapping[str, QuantParams], numbers: Numbers, shift: Array) -> bool:
+    """Whether a corrected bias is still an int32; scales leave room, so that it nearly always is."""
+    x = grids[op.inputs[0]]
+    if x.dtype != "int8":
+        return True
+    assert op.bias is not None  # noqa: S101 - the caller looked
+    steps = (stepwise.graph.constants[op.bias] + shift) / bias_scale(x.scale[0], numbers.grids[op.name].scale)
+    return bool(np.abs(steps).max() < 2**31 - 1)

@@ -1,0 +1,238 @@
+"""Makes the plan of a quantization: repairs, ranges, integers, biases, and the best of several ways to get them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgesmith.errors import DataError
+from edgesmith.progress import Progress, Silent
+from edgesmith.types import OpPlan, QuantPlan, TensorPlan
+from optimizer.ptq import fit, ranges, rules, stepwise, variants
+from optimizer.ptq.settings import PtqSettings
+from optimizer.ptq.variants import Judge, Samples, Score, Variant
+from targets.plan_files import Planned
+from targets.plan_graph import PlanGraph
+
+_MEASURED = 64
+"""Samples that the error of a range is measured on."""
+_LEARNED = 256
+"""Samples that go through both networks to decide weights and biases."""
+
+
+def make_plan(
+    graph: PlanGraph,
+    x: Samples,
+    settings: PtqSettings,
+    *,
+    model_sha256: str = "",
+    calibration_sha256: str = "",
+    progress: Progress | None = None,
+) -> Planned:
+    """Decides ranges, integers and exceptions. The same arguments give the same plan.
+
+    Where `settings.observer` is "auto", several plans are made from three quarters of the samples and judged on the
+    rest by emulation (`optimizer.ptq.variants`); the best way is then taken with all samples.
+
+    Args:
+        graph: the float network.
+        x: calibration samples: [N, ...], or one such array per input.
+        settings: what to do.
+        model_sha256: of the model, for the record.
+        calibration_sha256: of the samples, for the record.
+        progress: told what is tried.
+
+    Returns:
+        The plan, the graph after its repairs, and the integer weights. `plan.figures` holds "chosen", the name of the
+        variant taken, and "variants", each with its name, output_sqnr_db, agreement and loss on the samples set aside.
+
+    Raises:
+        ConfigError: `keep_float` or `precision_of` name nothing of this network.
+        DataError: no samples, or as many arrays as the network has no inputs.
+        ModelError: the network answers NaN, or cannot be run op by op.
+    """
+    progress = progress or Silent()
+    _check(graph, x)
+    rules.decide(graph, settings)  # refuses unknown names before anything is computed
+    tried: dict[Variant, Score] = {}
+    if settings.observer != "auto":
+        chosen = variants.only(settings)
+    else:
+        chosen, tried = _best(graph, x, settings, progress)
+    planned = _Maker(graph, x, settings, progress).make(chosen)
+    figures: dict[str, Any] = {"chosen": chosen.name}
+    if tried:
+        figures["variants"] = [_plain(variant, score) for variant, score in tried.items()]
+        figures["output_sqnr_db"] = round(tried[chosen].sqnr_db, 3)
+    plan = dataclasses.replace(
+        planned.plan,
+        model_sha256=model_sha256,
+        calibration_sha256=calibration_sha256,
+        settings=settings.plain(),
+        figures=figures,
+    )
+    return Planned(plan=plan, graph=planned.graph, integers=planned.integers)
+
+
+def _check(graph: PlanGraph, x: Samples) -> None:
+    arrays: Sequence[NDArray[Any]] = [x] if isinstance(x, np.ndarray) else x
+    if len(arrays) != len(graph.inputs):
+        raise DataError(
+            f"The calibration samples have {len(arrays)} arrays, the network {len(graph.inputs)} inputs "
+            f"({', '.join(graph.inputs)})."
+        )
+    if not len(arrays[0]) or any(len(array) != len(arrays[0]) for array in arrays):
+        raise DataError(
+            f"The calibration arrays hold {', '.join(str(len(array)) for array in arrays)} samples.",
+            next_step="Give each input at least one, and all inputs equally many.",
+        )
+
+
+def _plain(variant: Variant, score: Score) -> dict[str, Any]:
+    return {
+        "name": variant.name,
+        "output_sqnr_db": round(score.sqnr_db, 3),
+        "agreement": round(score.agreement, 6),
+        "loss": float(f"{score.loss:.6g}"),
+    }
+
+
+def _best(
+    graph: PlanGraph, x: Samples, settings: PtqSettings, progress: Progress
+) -> tuple[Variant, dict[Variant, Score]]:
+    """Ranges and repairs first; then what is done to weights and biases, on top of the best of those."""
+    made_with, judged_by = variants.set_aside(x)
+    maker, judge = _Maker(graph, made_with, settings, progress), Judge(graph, judged_by)
+    tried: dict[Variant, Score] = {}
+
+    def attempt(variant: Variant) -> None:
+        if variant not in tried:
+            tried[variant] = judge.score(maker.make(variant))
+
+    def best() -> Variant:
+        return min(tried, key=lambda variant: tried[variant].loss)
+
+    for variant in variants.first_round(settings):
+        attempt(variant)
+    if settings.bias_correction:
+        attempt(dataclasses.replace(best(), correct=True))
+    if settings.rounding == "learned":
+        attempt(dataclasses.replace(best(), rounding="learned"))
+    return best(), tried
+
+
+class _Maker:
+    """Makes variants from one set of samples; what they have in common is computed once."""
+
+    def __init__(self, graph: PlanGraph, x: Samples, settings: PtqSettings, progress: Progress) -> None:
+        self._graph, self._x, self._settings, self._progress = graph, x, settings, progress
+        self._repaired: dict[tuple[bool, bool], tuple[PlanGraph, tuple[str, ...]]] = {}
+        self._prepared: dict[tuple[bool, bool], _Prepared] = {}
+
+    def make(self, variant: Variant) -> Planned:
+        """One plan; its records of model, samples, settings and figures are left empty."""
+        key = (variant.equalize, variant.smooth)
+        if key not in self._prepared:
+            self._prepared[key] = self._prepare(*key)
+        return self._prepared[key].plan(variant)
+
+    def _prepare(self, equalize: bool, smooth: bool) -> _Prepared:
+        graph, repairs = self._graph, tuple[str, ...]()
+        if equalize or smooth:
+            from optimizer.ptq.equalize import equalize as repair
+
+            graph, repairs = repair(
+                graph,
+                self._x,
+                smooth=smooth,
+                cross_layer=equalize,
+                per_channel=self._settings.per_channel,
+                progress=self._progress,
+            )
+        return _Prepared(graph, repairs, self._x, self._settings, self._progress)
+
+
+class _Prepared:
+    """A network after its repairs, its activations observed."""
+
+    def __init__(
+        self, graph: PlanGraph, repairs: Sequence[str], x: Samples, settings: PtqSettings, progress: Progress
+    ) -> None:
+        self._graph, self._repairs, self._settings = graph, tuple(repairs), settings
+        self._rules = rules.decide(graph, settings)
+        count = len(x) if isinstance(x, np.ndarray) else len(x[0])
+        with progress.task("ranges", total=count) as task:
+            self._observers = ranges.observe(graph, x, self._rules, task)
+        self._learned_from = stepwise.within(graph, x, most=_LEARNED)
+        self._measured_on = self._learned_from.few(_MEASURED)
+        self._ranges: dict[str, dict[str, ranges.Range]] = {}
+
+    def plan(self, variant: Variant) -> Planned:
+        """One variant's plan."""
+        if variant.observer not in self._ranges:
+            self._ranges[variant.observer] = ranges.choose(
+                self._observers, self._rules, variant.observer, self._measured_on
+            )
+        found = self._ranges[variant.observer]
+        how = fit.How(
+            per_channel=self._settings.per_channel,
+            fitted=variant.fitted,
+            correct=variant.correct,
+            learn=variant.rounding == "learned",
+            seed=self._settings.seed,
+        )
+        numbers = fit.fit(self._learned_from, self._rules, ranges.grids(self._rules, found), how)
+        return Planned(
+            plan=QuantPlan(
+                model_sha256="",
+                calibration_sha256="",
+                ops=self._ops(numbers),
+                tensors=self._tensors(found),
+                repairs=(*self._repairs, *numbers.sentences),
+            ),
+            graph=self._graph.with_constants(numbers.biases) if numbers.biases else self._graph,
+            integers=numbers.integers,
+        )
+
+    def _ops(self, numbers: fit.Numbers) -> tuple[OpPlan, ...]:
+        return tuple(
+            OpPlan(
+                name=op.name,
+                layer=op.layer,
+                kind=op.kind,
+                precision=self._rules.ops[op.name].precision,
+                weights=numbers.grids.get(op.name),
+                reason=self._rules.ops[op.name].reason,
+            )
+            for op in self._graph.ops
+        )
+
+    def _tensors(self, found: dict[str, ranges.Range]) -> tuple[TensorPlan, ...]:
+        groups = {name: group for group in self._rules.groups for name in group.tensors}
+        plans = []
+        for name in self._graph.tensors:
+            op = self._graph.producer(name)
+            layer = op.layer if op is not None else name
+            if name not in groups:
+                reason = "only float32 ops around it"
+                plans.append(TensorPlan(name=name, layer=layer, params=None, reason=reason))
+                continue
+            first = groups[name].tensors[0]
+            one = found[first]
+            shared = name != first and one.observer != "fixed"
+            plans.append(
+                TensorPlan(
+                    name=name,
+                    layer=layer,
+                    params=one.params,
+                    low=one.low,
+                    high=one.high,
+                    observer="shared" if shared else one.observer,
+                    reason=f"the scale of {first}" if shared else "",
+                )
+            )
+        return tuple(plans)
