@@ -49,7 +49,7 @@ _WEIGHTS: dict[str, tuple[_Weight, ...]] = {
     ),
 }
 
-_PASSES_ON = frozenset({"DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity"})
+_PASSES_ON = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity"})
 """Ops that may stand between a constant and the op that uses it as a kernel."""
 
 
@@ -103,7 +103,10 @@ class _Constants:
         from onnx import numpy_helper
 
         while name not in self._stored and (maker := self._makers.get(name)) and maker.op_type in _PASSES_ON:
-            zero_point = _input(maker, 2) if maker.op_type == "DequantizeLinear" else zero_point
+            if maker.op_type == "DequantizeLinear":
+                zero_point = _input(maker, 2)
+            elif maker.op_type == "QuantizeLinear":
+                zero_point = ""  # stored in float, with nothing to take off
             name = maker.input[0]
         if name not in self._stored:
             return name, None

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
+QUANTIZED, DEQUANTIZED = "_QuantizeLinear_Output", "_DequantizeLinear_Output"
+"""Ends of tensor names, as ONNX Runtime's quantizer has them: `targets.onnx_file.tensors` knows them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Added:
@@ -38,7 +41,7 @@ def pair(tensor: str, scale: NDArray[np.float32], dtype: type[np.signedinteger[A
 
     names, constants = _grid(tensor, scale, dtype)
     along = {} if axis is None else {"axis": axis}
-    quantized, output = f"{tensor}_quantized", f"{tensor}_dequantized"
+    quantized, output = f"{tensor}{QUANTIZED}", f"{tensor}{DEQUANTIZED}"
     nodes = (
         helper.make_node(QUANTIZE, [tensor, *names], [quantized], name=f"{tensor}_{QUANTIZE}", **along),
         helper.make_node(DEQUANTIZE, [quantized, *names], [output], name=f"{tensor}_{DEQUANTIZE}", **along),
@@ -52,7 +55,7 @@ def stored(name: str, integers: NDArray[Any], scale: NDArray[np.float32], axis: 
 
     names, constants = _grid(name, scale, integers.dtype.type)
     along = {} if axis is None else {"axis": axis}
-    quantized, output = f"{name}_quantized", f"{name}_dequantized"
+    quantized, output = f"{name}{QUANTIZED}", f"{name}{DEQUANTIZED}"
     node = helper.make_node(DEQUANTIZE, [quantized, *names], [output], name=f"{name}_{DEQUANTIZE}", **along)
     return Added(nodes=(node,), constants=(numpy_helper.from_array(integers, quantized), *constants), output=output)
 

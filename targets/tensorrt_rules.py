@@ -23,10 +23,10 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 ACTIVATIONS = ("Relu", "Clip", "LeakyRelu")
 """Fused into the convolution before them."""
 
-_MOVES = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Identity", "MaxPool")
+MOVES = ("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Identity", "MaxPool")
 """Ops that only move numbers: TensorRT puts them before the DequantizeLinear that they follow."""
 
-_PASS_ON = (*_MOVES, "Pad", "Concat", "Resize")
+_PASS_ON = (*MOVES, "Pad", "Concat", "Resize")
 """Ops that a grid may go through unchanged."""
 
 _GAIN = (*WEIGHTED, "Add", "AveragePool", "GlobalAveragePool", "ReduceMean", QUANTIZE)
@@ -208,7 +208,7 @@ def _reaches(graph: QdqGraph, tensor: str) -> bool:
     """Whether a tensor is a dequantized one, or one that was only moved about since."""
     while graph.grid_behind(tensor) is None:
         maker = graph.maker(tensor)
-        if maker is None or maker.op_type not in _MOVES:
+        if maker is None or maker.op_type not in MOVES:
             return False
         tensor = maker.input[0]
     return True
