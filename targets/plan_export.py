@@ -14,7 +14,7 @@ from edgesmith.frameworks import import_onnxruntime, third_party_warnings
 from edgesmith.native_log import captured
 from edgesmith.progress import Progress
 from edgesmith.types import Model
-from targets import keras_model, onnx_export, onnx_file, onnx_order, plan_normalise
+from targets import keras_model, onnx_export, onnx_file, onnx_order, plan_normalise, plan_squeeze
 from targets.plan_graph import LAYERS_KEY, PlanGraph, run_batches
 from targets.plan_layers import LayerNames
 from targets.plan_ops import unique_node_names
@@ -58,6 +58,7 @@ def _from_keras(model: Model) -> PlanGraph:
 
 
 def _finished(proto: Any, model: Model, *, layer_names: LayerNames | None) -> PlanGraph:
+    plan_squeeze.squeezes_last(proto)
     with tempfile.TemporaryDirectory() as folder, captured(), third_party_warnings():
         import_onnxruntime()
         import onnx
