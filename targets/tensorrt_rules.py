@@ -197,9 +197,10 @@ _GRID_RULES: tuple[Callable[[QdqGraph, Grid], Iterator[RuleViolation]], ...] = (
 
 
 def _half_quantized(graph: QdqGraph, node: Any) -> Iterator[RuleViolation]:
-    quantized = [_reaches(graph, name) for name in node.input[:2]]
-    if any(quantized) and not all(quantized):
-        name = node.input[quantized.index(False)]
+    factors = list(node.input[:2])
+    quantized = [_reaches(graph, name) for name in factors]
+    if any(graph.grid_behind(name) is not None for name in factors) and not all(quantized):
+        name = factors[quantized.index(False)]
         text = f"{node.op_type} has one quantized input and one in float, so it falls back to float: quantize both."
         yield RuleViolation(rule="half-quantized", node=node.name, tensor=name, text=text)
 

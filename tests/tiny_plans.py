@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from calibration import affine
 from edgesmith.types import OpPlan, Precision, QuantPlan, TensorPlan
@@ -65,3 +67,69 @@ def plan(graph: PlanGraph, x: NDArray[Any], *, floats: Collection[str] = (), pre
     ]
     made = QuantPlan(model_sha256="0" * 64, calibration_sha256="0" * 64, ops=tuple(ops), tensors=tuple(tensors))
     return Planned(plan=made, graph=graph, integers=integers)
+
+
+def network(batch: int | str = 2, opset: int = 17) -> PlanGraph:
+    """NCHW, by hand: what TensorRT treats specially, with tensors named after what they are.
+
+    image -> stem + relu -> pool -> depth + relu6 -> point -> sum (with pool) + relu -> deep1 + relu -> deep2 -> join
+    (with short, a convolution of sum) + relu -> mean -> flat -> hidden + relu -> head (10 outputs).
+    """
+    g = Floats()
+    x = g.weighted("Conv", "image", "stem", (32, 3, 3, 3), "Relu", pads=[1] * 4)
+    pool = g.node("MaxPool", [x], "pool", kernel_shape=[2, 2], strides=[2, 2])
+    x = g.weighted("Conv", pool, "depth", (32, 1, 3, 3), "Clip", pads=[1] * 4, group=32)
+    x = g.weighted("Conv", x, "point", (32, 32, 1, 1))
+    x = whole = g.node("Relu", [g.node("Add", [pool, x], "sum_add")], "sum")
+    x = g.weighted("Conv", x, "deep1", (48, 32, 3, 3), "Relu", pads=[1] * 4, strides=[2, 2])
+    x = g.weighted("Conv", x, "deep2", (48, 48, 3, 3), pads=[1] * 4)
+    short = g.weighted("Conv", whole, "short", (48, 32, 1, 1), strides=[2, 2])
+    x = g.node("Relu", [g.node("Add", [x, short], "join_add")], "join")
+    x = g.node("Flatten", [g.node("GlobalAveragePool", [x], "mean")], "flat")
+    x = g.weighted("Gemm", x, "hidden", (24, 48), "Relu", transB=1)
+    return g.graph(g.weighted("Gemm", x, "head", (24, 10)), (batch, 3, 16, 16), opset=opset)
+
+
+class Floats:
+    """Builds small float networks; every method answers with the name of the tensor it made."""
+
+    def __init__(self) -> None:
+        self.random = np.random.default_rng(0)
+        self._nodes: list[Any] = []
+        self._stored: list[Any] = []
+
+    def constant(self, name: str, values: NDArray[Any]) -> str:
+        self._stored.append(numpy_helper.from_array(values, name))
+        return name
+
+    def node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        self._nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def kernel(self, name: str, shape: Sequence[int]) -> str:
+        """Channels of different sizes, so that each has a scale of its own."""
+        values = self.random.normal(size=shape) * np.linspace(0.05, 0.3, shape[0]).reshape(-1, *[1] * (len(shape) - 1))
+        return self.constant(name, values.astype(np.float32))
+
+    def weighted(self, op: str, x: str, name: str, shape: Sequence[int], after: str = "", **attributes: Any) -> str:
+        """A convolution or a dense layer with its bias and the activation after it."""
+        channels = shape[1] if op == "Gemm" and not attributes else shape[0]
+        bias = self.constant(f"{name}_b", (self.random.normal(size=channels) * 0.1).astype(np.float32))
+        y = self.node(op, [x, self.kernel(f"{name}_w", shape), bias], f"{name}_sum" if after else name, **attributes)
+        ends = [self.constant(f"{name}_{v}", np.float32(v)) for v in (0, 6)] if after == "Clip" else []
+        return self.node(after, [y, *ends], name) if after else y
+
+    def graph(self, output: str, shape: Sequence[int | str], *, opset: int = 17) -> PlanGraph:
+        given = [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)]
+        made = [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)]
+        graph = helper.make_graph(self._nodes, "net", given, made, self._stored)
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+        proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True)  # gives the output its shape
+        del proto.graph.value_info[:]
+        onnx.checker.check_model(proto, full_check=True)
+        return PlanGraph(proto)
+
+
+def images(n: int = 32, *, seed: int = 0) -> NDArray[np.float32]:
+    """float32 [n, 3, 16, 16]."""
+    return np.random.default_rng(seed).normal(size=(n, 3, 16, 16)).astype(np.float32)
