@@ -58,14 +58,38 @@ class _Writer:
             if file.is_quantized(op):
                 self._write(op)
             else:
+                self._keep_weight_float(op)
                 self._write_float([file.node(name) for name in op.nodes])
         self._write_float(file.others({name for op in self._graph.ops for name in op.nodes}))
         return file.finished()
 
     def _write_float(self, nodes: list[Any]) -> None:
         for node in nodes:
-            node.input[:] = [self._file.seen_by_float(name) for name in node.input]
+            kernel = node.op_type in ("Conv", "ConvTranspose", "Gemm")
+            node.input[:] = [
+                self._file.seen_by_float_kernel(name) if kernel and not place else self._file.seen_by_float(name)
+                for place, name in enumerate(node.input)
+            ]
         self._file.keep(*nodes)
+
+    def _keep_weight_float(self, op: PlanOp) -> None:
+        """Puts the bias of a float op between integers behind a DequantizeLinear: ±1 on scales |bias|, exactly itself.
+
+        ONNX Runtime's WeightBiasQuantization (seen in 1.31) otherwise rounds the kernel of a float Conv, ConvTranspose
+        or Gemm between DequantizeLinear and QuantizeLinear to int8 by itself, with one scale for all channels. It
+        leaves alone what has a bias that is no initializer.
+        """
+        file, node = self._file, self._file.node(op.main)
+        if op.kind not in ("Conv", "ConvTranspose", "Gemm") or op.weight is None or op.bias is None:
+            return
+        if op.output not in file.grids or file.seen_by_float(op.inputs[0]) == op.inputs[0]:
+            return
+        bias = file.constants[op.bias]
+        scale = np.where(bias == 0, np.float32(1), np.abs(bias))
+        params = QuantParams(
+            scale=tuple(scale.tolist()), zero_point=(0,) * bias.size, axis=0, dtype="int8", symmetric=True
+        )
+        node.input[2] = file.dequantized_constant(op.bias, np.sign(bias).astype(np.int8), params)
 
     def _write(self, op: PlanOp) -> None:
         file = self._file

@@ -56,6 +56,7 @@ class QdqFile:
         self._nodes: list[Any] = []
         self._integers: dict[str, str] = {}
         self._floats: dict[str, str] = {}
+        self._by_channel: set[str] = set()
 
     def finished(self) -> Any:
         """The `onnx.ModelProto`: equal bytes for equal plans."""
@@ -122,6 +123,26 @@ class QdqFile:
             self._floats[name] = f"{name}{DEQUANTIZED}"
             self.add("DequantizeLinear", [self.integer(name), *self.grid(name)], self._floats[name])
         return self._floats[name]
+
+    def seen_by_float_kernel(self, name: str) -> str:
+        """What a float Conv, ConvTranspose or Gemm reads.
+
+        Between integers, ONNX Runtime's WeightBiasQuantization (since 1.21) would quantize the float kernel as well,
+        with one scale for all of it. It passes over inputs with a scale for each channel: here they are all the same.
+        """
+        axis = next(
+            (i for i, size in enumerate(self.shapes.get(name, ())) if i > 0 and size is not None and size > 1), 0
+        )
+        if not self._made_of_integers(name) or not axis:
+            return self.seen_by_float(name)
+        seen = f"{name}{DEQUANTIZED}/by_channel"
+        if name not in self._by_channel:
+            self._by_channel.add(name)
+            size = self.shapes[name][axis]
+            scale, zero_point = (np.full(size, part) for part in (self.grids[name].scale, self.grids[name].zero_point))
+            stored_as = (self.constant(f"{name}_scale", scale), self.constant(f"{name}_zero_point", zero_point))
+            self.add("DequantizeLinear", [self.integer(name), *stored_as], seen, axis=axis)
+        return seen
 
     # Nodes and constants.
 
