@@ -24,12 +24,14 @@ Activations = Literal["uint8", "int8"]
 
 INTEGER_KERNELS = frozenset(
     {
-        *("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "Split"),
+        *("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat"),
         *("AveragePool", "GlobalAveragePool", "MaxPool", "Softmax", "Sigmoid", "LeakyRelu"),
-        *("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather"),
     }
 )
 """Kinds of ops with an integer kernel for 8-bit activations, whatever their attributes."""
+
+MOVES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather"})
+"""Kinds that copy integers of 8 or 16 bits: they need no numbers."""
 
 REDUCED_MAX = 63
 """Weights of 7 bits: two products of uint8 and int7 fit the int16 that x86-64 without VNNI adds them in."""
@@ -99,6 +101,8 @@ def why_in_float(op: PlanOp, plan: OpPlan, node: Any, bits: Set[int]) -> str:
         node: its main node.
         bits: of the activations that it reads and writes.
     """
+    if op.kind in MOVES and len(bits) == 1:
+        return ""
     if plan.precision == "int16" or bits != {8}:
         return "ONNX Runtime's CPU provider has no kernels with 16-bit activations"
     if op.kind == "Resize":
