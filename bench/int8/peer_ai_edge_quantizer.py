@@ -1,6 +1,6 @@
 """Child: int8 by the LiteRT quantizer package, its default recipe and its default calibration.
 
-    python peer_ai_edge_quantizer.py JOB.json    # {"tflite", "samples", "out", "result"}
+python peer_ai_edge_quantizer.py JOB.json    # {"tflite", "samples", "out", "result"}
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Child: static int8 by Neural Compressor for ONNX, its defaults, without its accuracy-driven search.
 
-    python peer_neural_compressor.py JOB.json    # {"onnx", "samples", "out", "result"}
+python peer_neural_compressor.py JOB.json    # {"onnx", "samples", "out", "result"}
 """
 
 from __future__ import annotations

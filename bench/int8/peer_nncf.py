@@ -1,6 +1,6 @@
 """Child: int8 by NNCF with its defaults; `method` "TRANSFORMER" tells it what the model is, as its manual advises.
 
-    python peer_nncf.py JOB.json    # {"onnx", "samples", "out", "result", "method": ""}
+python peer_nncf.py JOB.json    # {"onnx", "samples", "out", "result", "method": ""}
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Child: static int8 by ONNX Runtime, U8S8 as Q/DQ, per channel, after its own pre-processing.
 
-    python peer_onnxruntime.py JOB.json    # {"onnx", "samples", "out", "result", "method": "MinMax"}
+python peer_onnxruntime.py JOB.json    # {"onnx", "samples", "out", "result", "method": "MinMax"}
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
         self._batches = iter([{name: x[i : i + BATCH]} for i in range(0, len(x), BATCH)])
 
     def get_next(self) -> dict[str, Any] | None:  # type: ignore[override]
+        """One batch; None behind the last."""
         return next(self._batches, None)
 
 

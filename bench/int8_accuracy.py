@@ -1,0 +1,316 @@
+"""Is edgesmith's int8 at least as accurate as what the other quantizers make of the same network?
+
+Claim, on every network of the bench, for both files of one plan (`.onnx` and `.tflite`):
+
+1. Accuracy: the best, or within noise of the best. Where the best peer scores above the float network, the float
+   network is what counts: being above it is luck, and not what a quantizer is for.
+2. Top-1 agreement with the float network: the best, or within noise of the best.
+3. On badly scaled networks at least 80 % of what the default loses is won back. The default is the LiteRT converter for
+   `.tflite`, ONNX Runtime's min-max for `.onnx`.
+4. Making it takes no longer than the slowest peer.
+
+All start from the same float network and the same calibration samples, and are judged on the same evaluation samples by
+the same two runtimes. Noise is the 95 % interval of the paired difference. Peers run in environments of their own, made
+on the first full run in the cache folder (`--cache`), where the networks that are trained here are kept, too.
+
+    python bench/int8_accuracy.py           # all networks and peers; writes bench/results/int8_accuracy.json
+    python bench/int8_accuracy.py --quick   # the bundled example and its badly scaled twin, with the peers that are
+                                            # installed; under five minutes; writes nothing
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.int8 import data, models, peers
+from bench.int8.paired import Difference, difference
+from bench.int8.peers import PEERS, ChildFailed, Peer
+from edgesmith.files import write_json
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+CALIBRATION, EVALUATION, QUICK_EVALUATION = 256, 10_000, 2_000
+RECOVERED: Final = 0.8
+QUICK: Final = ("bundled", "bundled_scaled")
+
+OURS: Final[Mapping[str, Any]] = {"smooth": True}
+"""Settings of our own plans; what is not named has its default."""
+ABLATIONS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "without equalization": {"equalize": False, "smooth": False},
+    "without bias correction": {"bias_correction": False},
+    "without a choice of ranges": {"observer": "minmax"},
+    "nothing repaired": {"observer": "minmax", "equalize": False, "smooth": False, "bias_correction": False},
+    "with learned rounding": {"rounding": "learned"},
+}
+
+Marks = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Result:
+    """One int8 file of a network: on which samples it is right, and on which it says what the float network says."""
+
+    right: Marks
+    agrees: Marks
+    seconds: float
+    size: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Network:
+    """A float network, ready for all quantizers.
+
+    Attributes:
+        folder: holds float.onnx, float.tflite, calibration.npy.
+        classes: int64 [N], what the float network answers on the evaluation samples.
+    """
+
+    entry: models.Entry
+    keras: Path
+    folder: Path
+    samples: data.Data
+    classes: NDArray[np.int64]
+    facts: Mapping[str, Any]
+
+    @property
+    def right(self) -> Marks:
+        """Where the float network is right."""
+        return np.asarray(self.classes == self.samples.evaluation.y)
+
+    def job(self, **more: Any) -> dict[str, Any]:
+        """What a child is told."""
+        files = {"onnx": self.folder / "float.onnx", "tflite": self.folder / "float.tflite", "keras": self.keras}
+        return {**files, "samples": self.folder / "calibration.npy", **more}
+
+    def result(self, path: Path, seconds: float, facts: Mapping[str, Any]) -> Result:
+        """What a file makes of the evaluation samples."""
+        classes = peers.outputs(path, self.samples.evaluation.x).argmax(axis=1)
+        return Result(
+            right=np.asarray(classes == self.samples.evaluation.y),
+            agrees=np.asarray(classes == self.classes),
+            seconds=seconds,
+            size=path.stat().st_size,
+            facts=facts,
+        )
+
+
+def prepare(entry: models.Entry, cache: Path, *, quick: bool) -> Network:
+    """Trains or loads the float network and exports it."""
+    kind = "bundled" if quick else entry.data
+    samples = data.load(kind, cache, calibration=CALIBRATION, evaluation=QUICK_EVALUATION if quick else EVALUATION)
+    keras = models.model_file(entry.name, cache, samples)
+    folder = cache / "work" / ("quick" if quick else "full") / entry.name
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "calibration.npy", samples.calibration.x)
+    facts = folder / "float.json"
+    job = {"keras": keras, "out": folder, "result": facts}
+    peers.run_child(Path(sys.executable), "peer_prepare.py", job, folder / "prepare")
+    classes = peers.outputs(folder / "float.onnx", samples.evaluation.x).argmax(axis=1)
+    return Network(
+        entry=entry,
+        keras=keras,
+        folder=folder,
+        samples=samples,
+        classes=classes,
+        facts=json.loads(facts.read_text()),
+    )
+
+
+def by_peer(peer: Peer, network: Network, python: Path) -> Result:
+    """The int8 file of a peer.
+
+    Raises:
+        ChildFailed: it could not make one, or the runtime does not load it.
+    """
+    out, facts = network.folder / f"{peer.name}.{peer.format}", network.folder / f"{peer.name}.json"
+    job = network.job(out=out, result=facts, **peer.settings)
+    peers.run_child(python, peer.script, job, network.folder / peer.name)
+    found = json.loads(facts.read_text())
+    try:
+        return network.result(out, found["seconds"], found["versions"])
+    except (RuntimeError, ValueError) as error:
+        raise ChildFailed(f"what {peer.name} wrote cannot be run: {str(error).splitlines()[0]}") from error
+
+
+def by_us(network: Network, changes: Mapping[str, Any], name: str = "ours") -> dict[str, Result]:
+    """Both int8 files of one plan of ours, by format."""
+    folder = network.folder / name.replace(" ", "-")
+    folder.mkdir(exist_ok=True)
+    facts = folder / "result.json"
+    job = network.job(out=folder, result=facts, settings={**OURS, **changes})
+    peers.run_child(Path(sys.executable), "ours.py", job, folder)
+    found = json.loads(facts.read_text())
+    seconds = found.pop("seconds")
+    return {kind: network.result(folder / f"ours.{kind}", seconds[kind], found) for kind in ("onnx", "tflite")}
+
+
+def plain(result: Result, network: Network) -> dict[str, Any]:
+    """The figures of one file."""
+    lost = difference(network.right, result.right)
+    return {
+        "accuracy": round(100 * float(result.right.mean()), 2),
+        "drop_pp": round(lost.points, 2),
+        "drop_pp_half_width_95": round(lost.half_width, 2),
+        "agreement": round(100 * float(result.agrees.mean()), 2),
+        "seconds": round(result.seconds, 1),
+        "size_bytes": result.size,
+        **({"facts": dict(result.facts)} if result.facts else {}),
+    }
+
+
+def against(best: str, apart: Difference) -> dict[str, Any]:
+    return {
+        "best": best,
+        "behind_pp": round(apart.points, 2),
+        "half_width_95": round(apart.half_width, 2),
+        "holds": apart.within_noise,
+    }
+
+
+def judge(network: Network, ours: Mapping[str, Result], found: Mapping[str, Result]) -> dict[str, Any]:
+    """The parts of the claim that a network decides, each with `holds`."""
+    verdicts: dict[str, Any] = {}
+    most_right = max(found, key=lambda name: found[name].right.sum())
+    bar = found[most_right].right
+    if network.right.sum() <= bar.sum():
+        most_right, bar = "the float network", network.right
+    agreeing = max(found, key=lambda name: found[name].agrees.sum())
+    slowest = max(found, key=lambda name: found[name].seconds)
+    for kind, default in (("onnx", "onnxruntime-minmax"), ("tflite", "litert-converter")):
+        one = ours[kind]
+        verdicts[f"accuracy {kind}"] = against(most_right, difference(bar, one.right))
+        verdicts[f"agreement {kind}"] = against(agreeing, difference(found[agreeing].agrees, one.agrees))
+        if network.entry.badly_scaled and default in found:
+            lost = int(network.right.sum()) - int(found[default].right.sum())
+            won = int(one.right.sum()) - int(found[default].right.sum())
+            share = won / lost if lost > 0 else None
+            verdicts[f"recovered {kind}"] = {
+                "share": None if share is None else round(share, 3),
+                "default_lost_pp": round(100 * lost / len(network.classes), 2),
+                "holds": share is None or share >= RECOVERED,
+            }
+        verdicts[f"seconds {kind}"] = {
+            "ours": round(one.seconds, 1),
+            "slowest": slowest,
+            "slowest_s": round(found[slowest].seconds, 1),
+            "holds": one.seconds <= found[slowest].seconds,
+        }
+    return verdicts
+
+
+def compare(entry: models.Entry, cache: Path, pythons: Mapping[str, Path], *, quick: bool) -> dict[str, Any]:
+    """All quantizers on one network."""
+    network = prepare(entry, cache, quick=quick)
+    print(f"{entry.name}: float {100 * network.right.mean():.2f} %", file=sys.stderr)
+    found: dict[str, Result] = {}
+    failed: dict[str, str] = {}
+    methods: dict[str, Any] = {}
+
+    def tell(name: str, result: Result) -> None:
+        methods[name] = plain(result, network)
+        one = methods[name]
+        print(
+            f"  {name:42} {one['accuracy']:6.2f} % ({one['drop_pp']:+6.2f} lost)  "
+            f"agreement {one['agreement']:6.2f} %  {one['seconds']:6.1f} s",
+            file=sys.stderr,
+        )
+
+    for peer in PEERS:
+        if peer.environment not in pythons or (peer.only and entry.name not in peer.only):
+            continue
+        try:
+            found[peer.name] = by_peer(peer, network, pythons[peer.environment])
+        except ChildFailed as error:
+            failed[peer.name] = str(error)
+            print(f"  {error}", file=sys.stderr)
+        else:
+            tell(peer.name, found[peer.name])
+    ours = by_us(network, {})
+    for kind, result in ours.items():
+        tell(f"ours {kind}", result)
+    verdicts = judge(network, ours, found)
+    ablation: dict[str, Any] = {}
+    if not quick:
+        for name, changes in ABLATIONS.items():
+            for kind, result in by_us(network, changes, name).items():
+                ablation[f"{name}, {kind}"] = {k: v for k, v in plain(result, network).items() if k != "facts"}
+                tell(f"{name}, {kind}", result)
+                methods.pop(f"{name}, {kind}")
+    return {
+        "float_accuracy": round(100 * float(network.right.mean()), 2),
+        "evaluated_on": len(network.classes),
+        "badly_scaled": entry.badly_scaled,
+        **network.facts,
+        "methods": methods,
+        **({"failed": failed} if failed else {}),
+        **({"ablation": ablation} if ablation else {}),
+        "verdicts": verdicts,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="the bundled example only; nothing is written")
+    parser.add_argument("--cache", type=Path, default=models.default_cache(), help="networks and environments")
+    parser.add_argument("--models", nargs="+", help="only these; nothing is written")
+    parser.add_argument("--no-ablation", action="store_true", help="nothing is written")
+    args = parser.parse_args()
+    cache = args.cache.resolve()
+    chosen = QUICK if args.quick else tuple(args.models or (entry.name for entry in models.ENTRIES))
+    pythons = {
+        name: python
+        for name in sorted({peer.environment for peer in PEERS})
+        if (python := peers.python_of(name, cache, make=not args.quick))
+    }
+    if args.no_ablation:
+        globals()["ABLATIONS"] = {}
+    found = {name: compare(models.entry(name), cache, pythons, quick=args.quick) for name in chosen}
+    broken = [
+        f"{name}: {what}"
+        for name, one in found.items()
+        for what, verdict in one["verdicts"].items()
+        if not verdict["holds"]
+    ]
+    figures = {
+        "bench": "int8_accuracy",
+        "claim": "accuracy and agreement best or within noise of the best; 80 % of the default's loss won back where "
+        "the network is badly scaled; not slower than the slowest peer",
+        "holds": not broken,
+        "broken": broken,
+        "models": found,
+        "settings": dict(OURS),
+        "calibration_samples": CALIBRATION,
+        "command": f"python bench/int8_accuracy.py{' --quick' if args.quick else ''}",
+        "versions": {
+            "python": platform.python_version(),
+            **{
+                name: version(name)
+                for name in ("ai-edge-litert", "keras", "numpy", "onnx", "onnxruntime", "tensorflow")
+            },
+        },
+        "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
+        "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if not (args.quick or args.models or args.no_ablation):
+        write_json(ROOT / "bench" / "results" / "int8_accuracy.json", figures)
+    print(json.dumps(figures))
+    return 0 if figures["holds"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
