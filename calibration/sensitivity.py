@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,8 +51,11 @@ class LayerSensitivity:
     Attributes:
         layer: its name.
         kinds: ONNX op types of its ops that compute, in order, once each: ("Conv",), ("MatMul", "Add").
-        alone_db: SQNR of the network's outputs where only this layer is quantized; inf: the layer changes nothing.
+        alone_db: SQNR of the network's outputs where only this layer is quantized; inf: the layer changes nothing. Of
+            several outputs, each with its own noise over signal, the mean counts.
         rest_db: SQNR where everything else is quantized and this layer alone is float; None where not measured.
+        tensor_db: SQNR of the layer's own output where only this layer is quantized: the noise it makes, before what
+            follows hides or magnifies it. None where not measured.
         drop: task metric lost where only this layer is quantized; None where not measured (only the worst are).
     """
 
@@ -60,7 +63,51 @@ class LayerSensitivity:
     kinds: tuple[str, ...]
     alone_db: float
     rest_db: float | None = None
+    tensor_db: float | None = None
     drop: Drop | None = None
+
+
+class Sqnr:
+    """Signal to quantization noise ratio of arrays that come piece by piece: 10 log10(sum r^2 / sum (r - o)^2) dB.
+
+    Sums are float64. inf where the pieces are equal, -inf where the reference is all zeros and the other is not.
+    """
+
+    def __init__(self) -> None:
+        self._signal = 0.0
+        self._noise = 0.0
+
+    def add(self, reference: NDArray[Any], other: NDArray[Any]) -> None:
+        """Takes in a piece: the reference and the other, of one shape.
+
+        Raises:
+            ValueError: the shapes differ, or a value is NaN or infinite.
+        """
+        if reference.shape != other.shape:
+            raise ValueError(f"{other.shape} cannot be compared with {reference.shape}")
+        right = np.asarray(reference, dtype=np.float64).ravel()
+        noise = right - other.ravel()
+        self._signal += float(right @ right)
+        self._noise += float(noise @ noise)
+        if not math.isfinite(self._signal + self._noise):
+            raise ValueError("values that are NaN or infinite have no SQNR")
+
+    @property
+    def noise(self) -> float:
+        """Noise power over signal power of all pieces so far; 0 where they are equal, inf where the signal is 0."""
+        if self._noise == 0.0:
+            return 0.0
+        return self._noise / self._signal if self._signal > 0.0 else math.inf
+
+    @property
+    def db(self) -> float:
+        """Of all pieces so far."""
+        return decibels(self.noise)
+
+
+def decibels(noise: float) -> float:
+    """-10 log10 of noise power over signal power: inf where there is none, -inf where there is nothing else."""
+    return math.inf if noise == 0.0 else -10.0 * math.log10(noise)
 
 
 def paired_drop(reference: NDArray[np.bool_], correct: NDArray[np.bool_]) -> Drop:

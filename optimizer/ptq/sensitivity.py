@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from calibration.sensitivity import Drop, LayerSensitivity, noise_shares, rank, rank_by_sqnr
+from calibration.sensitivity import Drop, LayerSensitivity, Sqnr, decibels, noise_shares, rank, rank_by_sqnr
 from edgesmith.progress import Progress, Silent
-from optimizer.compare import compare
 from optimizer.ptq import layers as plan_layers
 from optimizer.ptq.journal import Journal, Value
 from optimizer.ptq.task import Task
 from targets.plan_files import Planned
+from targets.plan_graph import PlanGraph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Outputs = tuple["NDArray[Any]", ...]
-Emulate = Callable[[Planned, "NDArray[Any] | Sequence[NDArray[Any]]"], Outputs]
-"""(plan, samples) -> what the shipped artifact answers, float, one array [N, ...] per output."""
+    Samples = NDArray[Any] | Sequence[NDArray[Any]]
+
+
+class Emulate(Protocol):
+    """Runs a plan as the shipped artifact would; `targets.onnx_emulator.run` is one."""
+
+    def __call__(
+        self, planned: Planned, x: Samples, tensors: Sequence[str] | None = None, /
+    ) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """Yields tensors of the plan (None: the outputs), float [n, ...], for n samples at a time."""
+
 
 NOT_ASKED = "kept in float32 to measure the others"
 
@@ -61,6 +69,7 @@ class Sensitivities:
                 "layer": one.layer,
                 "kinds": list(one.kinds),
                 "alone_db": plan_layers.finite(one.alone_db),
+                "tensor_db": plan_layers.finite(one.tensor_db),
                 "rest_db": plan_layers.finite(one.rest_db),
                 "noise_share": shares[one.layer],
                 "drop_pp": one.drop.pp if one.drop else None,
@@ -83,19 +92,33 @@ def without(planned: Planned, layer: str) -> Planned:
     return plan_layers.with_float(planned, {layer: NOT_ASKED})
 
 
-def float_outputs(planned: Planned, x: NDArray[Any] | Sequence[NDArray[Any]]) -> Outputs:
-    """What the float network of a plan answers."""
-    parts = [tuple(part[name] for name in planned.graph.outputs) for part in planned.graph.run(x)]
-    return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+def outputs_of(graph: PlanGraph, parts: Iterable[Mapping[str, NDArray[Any]]]) -> tuple[NDArray[Any], ...]:
+    """The network's outputs out of what a run yields, [N, ...] each."""
+    found = [tuple(part[name] for name in graph.outputs) for part in parts]
+    return tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
+
+
+def judged_tensors(graph: PlanGraph) -> tuple[str, ...]:
+    """What SQNR is measured on: the outputs, and what goes into a softmax in place of its result.
+
+    A softmax hides the noise of what it is sure of, and its own grid is the same for every network.
+    """
+    makers = {name: graph.producer(name) for name in graph.outputs}
+    return tuple(
+        dict.fromkeys(
+            op.inputs[0] if op is not None and op.kind == "Softmax" and len(op.inputs) == 1 else name
+            for name, op in makers.items()
+        )
+    )
 
 
 def measure(
     planned: Planned,
-    x: NDArray[Any] | Sequence[NDArray[Any]],
+    x: Samples,
     *,
     emulate: Emulate,
     task: Task | None = None,
-    x_task: NDArray[Any] | Sequence[NDArray[Any]] | None = None,
+    x_task: Samples | None = None,
     worst: int = 8,
     journal: Journal | None = None,
     about: Mapping[str, Any] | None = None,
@@ -103,8 +126,9 @@ def measure(
 ) -> Sensitivities:
     """Measures every layer that computes with integers, one at a time.
 
-    First SQNR of the outputs against the float network's: with only this layer quantized, and with only this layer in
-    float. Then, for the layers of lowest SQNR alone, what the task loses with only this layer quantized.
+    First SQNR against the float network: of the outputs and of the layer's own output with only this layer quantized,
+    and of the outputs with only this layer in float. Then, for the layers of lowest SQNR alone, what the task loses
+    with only this layer quantized.
 
     Args:
         planned: the plan with every layer quantized that can be.
@@ -123,12 +147,19 @@ def measure(
     journal = Journal() if journal is None else journal
     about = {} if about is None else about
     kinds = plan_layers.kinds_of_layers(planned)
-    reference = float_outputs(planned, x)
     asked = None if task is None or x_task is None else (task, x_task)
     total = 1 + 2 * len(kinds) + (min(worst, len(kinds)) if asked else 0)
 
-    def sqnr(plan: Planned) -> Value:
-        return {"db": compare(reference, emulate(plan, x)).sqnr_db}
+    judged = judged_tensors(planned.graph)
+    written = plan_layers.output_of_layers(planned)
+
+    def sqnr(plan: Planned, tensor: str = "") -> Value:
+        meters = {name: Sqnr() for name in (*judged, *([tensor] if tensor else []))}
+        for right, given in zip(planned.graph.run(x, tuple(meters)), emulate(plan, x, tuple(meters)), strict=True):
+            for name, meter in meters.items():
+                meter.add(right[name], given[name])
+        db = decibels(sum(meters[name].noise for name in judged) / len(judged))
+        return {"db": db, "tensor_db": meters[tensor].db if tensor else None}
 
     with (progress or Silent()).task("sensitivity of the layers", total) as steps:
 
@@ -138,9 +169,15 @@ def measure(
             return value
 
         def alone_and_rest(layer: str) -> LayerSensitivity:
-            alone = figure("alone", layer, lambda: sqnr(only(planned, layer)))["db"]
-            rest = figure("rest", layer, lambda: sqnr(without(planned, layer)))["db"]
-            return LayerSensitivity(layer=layer, kinds=kinds[layer], alone_db=alone, rest_db=rest)
+            alone = figure("alone", layer, lambda: sqnr(only(planned, layer), written[layer]))
+            rest = figure("rest", layer, lambda: sqnr(without(planned, layer)))
+            return LayerSensitivity(
+                layer=layer,
+                kinds=kinds[layer],
+                alone_db=alone["db"],
+                tensor_db=alone["tensor_db"],
+                rest_db=rest["db"],
+            )
 
         def with_drop(one: LayerSensitivity) -> LayerSensitivity:
             if asked is None:
@@ -152,10 +189,13 @@ def measure(
         ordered = rank_by_sqnr([alone_and_rest(layer) for layer in kinds])
         measured = [*map(with_drop, ordered[:worst]), *ordered[worst:]]
     return Sensitivities(
-        layers=rank(measured), int8_db=int8_db, samples=len(reference[0]), metric=task.name if task and asked else ""
+        layers=rank(measured),
+        int8_db=int8_db,
+        samples=len(x if isinstance(x, np.ndarray) else x[0]),
+        metric="" if asked is None else asked[0].name,
     )
 
 
-def _lost(emulate: Emulate, planned: Planned, task: Task, x: NDArray[Any] | Sequence[NDArray[Any]]) -> Value:
-    drop, _ = task.lost(emulate(planned, x))
+def _lost(emulate: Emulate, planned: Planned, task: Task, x: Samples) -> Value:
+    drop, _ = task.lost(outputs_of(planned.graph, emulate(planned, x)))
     return dataclasses.asdict(drop)
