@@ -195,7 +195,8 @@ def dequantize(integers: NDArray[Any], params: QuantParams) -> NDArray[np.float3
         ValueError: a grid per channel that does not fit the shape.
     """
     scale, zero_point = _along_axis(integers, params)
-    return (integers.astype(np.float32) - zero_point) * scale
+    with np.errstate(over="ignore"):  # the outermost point of a grid over all of float32 may lie beyond it
+        return (integers.astype(np.float32) - zero_point) * scale
 
 
 def fake_quantize(x: NDArray[Any], params: QuantParams) -> NDArray[np.float32]:

@@ -98,15 +98,14 @@ def kl_divergence(
     reference = kept.copy()
     reference[0] += counts[: below_zero - left].sum()
     reference[-1] += counts[below_zero + right :].sum()
+    filled = np.flatnonzero(reference)
     # In units of one bin: which integer holds the middle of each bin.
     scale, zero_point = affine.grids(-left, right, dtype=dtype, symmetric=symmetric)
     least, most = affine.limits(dtype, symmetric=symmetric)
-    steps = np.rint((np.arange(-left, right) + 0.5) / float(scale)) + int(zero_point)
+    steps = np.rint((filled - left + 0.5) / float(scale)) + int(zero_point)
     integer = np.clip(steps, least, most).astype(np.intp) - least
-    filled = reference > 0
-    sums = np.bincount(integer, weights=kept)
-    shared = np.bincount(integer, weights=filled)
-    candidate = sums[integer[filled]] / shared[integer[filled]] / inside
+    spread = np.bincount(integer, weights=kept[filled]) / np.maximum(np.bincount(integer), 1)
+    candidate = spread[integer] / inside
     share = reference[filled] / reference.sum()
     if (candidate == 0).any():
         return math.inf

@@ -130,7 +130,7 @@ class StreamingHistogram:
         Raises:
             ValueError: nothing was counted.
         """
-        low, high = float(self._low[channel]), float(self._high[channel])
+        low, high = float(self._low[channel]) + 0.0, float(self._high[channel]) + 0.0  # -0.0 becomes 0.0
         if low > high:
             raise ValueError("No value was counted")
         edges = np.ldexp(self._edges, int(self._exponent[channel]))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MOVING_AVERAGE = 0.9
 """What each batch leaves of the weight of those before it: about the last ten batches count."""
 PERCENTILES = (99.9, 99.99, 99.999)
+DEFAULT_PERCENT = 99.99
 METHODS = ("minmax", "moving-average", *(f"percentile-{percent}" for percent in PERCENTILES), "entropy", "mse")
 """What a `RangeObserver` is asked for."""
 
@@ -130,7 +131,8 @@ class MovingAverageObserver(Observer):
         """See `Observer.ranges`."""
         if self._weight == 0.0:
             raise _nothing_seen(self.tensor)
-        low, high = self._sums / self._weight
+        # Rounded to float32, as the values are: the mean of equal values is then that value again.
+        low, high = (self._sums / self._weight).astype(np.float32).astype(np.float64)
         return low, high
 
     def _see(self, values: NDArray[np.float32]) -> None:
@@ -184,7 +186,7 @@ class PercentileObserver(_HistogramObserver):
         axis: of the channels; None: one range.
     """
 
-    def __init__(self, tensor: str, percent: float = 99.99, *, axis: int | None = None) -> None:
+    def __init__(self, tensor: str, percent: float = DEFAULT_PERCENT, *, axis: int | None = None) -> None:
         super().__init__(tensor, axis=axis)
         self._percent = percent
 
@@ -269,7 +271,7 @@ class RangeObserver:
         """(low, high) by one method, in units of the tensor, within the values seen; not widened to 0.
 
         Args:
-            method: one of `METHODS`, or "percentile-" and another number.
+            method: one of `METHODS`; "percentile-" and any other number; "percentile" is 99.99.
             dtype: of the integers; only entropy and mse depend on it.
             symmetric: as of `affine.choose_params`; likewise.
 
@@ -286,10 +288,11 @@ class RangeObserver:
             return entropy_range(histogram, dtype=dtype, symmetric=symmetric)
         if method == "mse":
             return mse_range(histogram, dtype=dtype, symmetric=symmetric)
-        name, _, percent = method.partition("-")
-        if name != "percentile":
-            raise ValueError(f"There is no method {method!r}: {', '.join(METHODS)}")
-        return percentile_range(histogram, float(percent))
+        if method == "percentile":
+            return percentile_range(histogram, DEFAULT_PERCENT)
+        if method.startswith("percentile-"):
+            return percentile_range(histogram, float(method.removeprefix("percentile-")))
+        raise ValueError(f"There is no method {method!r}: {', '.join(METHODS)}")
 
     def candidates(
         self, *, dtype: Dtype = "int8", symmetric: bool = False, methods: Sequence[str] = METHODS
