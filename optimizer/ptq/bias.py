@@ -19,9 +19,14 @@ _FEWEST = 8
 """Samples, below which none are set aside."""
 
 
-def channel_axis(op: PlanOp) -> int:
-    """Of the output of an op with a weight."""
-    return 1 if op.kind in ("Conv", "ConvTranspose") else -1
+def along_channels(op: PlanOp, values: Array, rank: int) -> Array:
+    """A number for each channel [C], shaped so that it can be added to the output of an op with a weight."""
+    axis = _channel_axis(op, rank)
+    return values.reshape([-1 if a == axis else 1 for a in range(rank)])
+
+
+def _channel_axis(op: PlanOp, rank: int) -> int:
+    return 1 if op.kind in ("Conv", "ConvTranspose") else rank - 1
 
 
 def halves(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -45,14 +50,15 @@ def correction(op: PlanOp, real: Array, quantized: Array) -> NDArray[np.float32]
         lower the squared error, after the activation, of the samples to judge by.
     """
     fit, held = halves(len(real))
-    axis = channel_axis(op) % real.ndim
+    axis = _channel_axis(op, real.ndim)
     others = tuple(a for a in range(real.ndim) if a != axis)
-    shift = (real[fit].astype(np.float64) - quantized[fit]).mean(axis=others)
-    shaped = shift.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(real.ndim)])
+    shift = (real[fit] - quantized[fit]).mean(axis=others, dtype=np.float64)
+    shaped = along_channels(op, shift.astype(np.float32), real.ndim)
     target = activate(op, real[held])
 
     def errors(output: Any) -> NDArray[np.float64]:
-        return np.asarray(np.square(activate(op, output) - target, dtype=np.float64).sum(axis=others))
+        error = activate(op, output) - target
+        return np.asarray(np.square(error, out=error).sum(axis=others, dtype=np.float64))
 
     better = errors(quantized[held] + shaped) < errors(quantized[held])
     return np.where(better, shift, 0.0).astype(np.float32)

@@ -18,6 +18,9 @@ from optimizer.ptq.rules import Rules
 from optimizer.ptq.stepwise import Array, Step, Stepwise, activate
 from targets.plan_ops import PlanOp
 
+_TO_SCALE, _TO_ROUND = 1024, 8192
+"""Positions in an op's input that its weights are fitted to."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class How:
@@ -98,7 +101,8 @@ def fit(stepwise: Stepwise, rules: Rules, grids: Mapping[str, QuantParams], how:
             rows = None
             if how.fitted or how.learn:
                 inputs = {"quantized": streams.seen_by(op)[op.inputs[0]], "real": streams.real[op.inputs[0]]}
-                rows = weights.input_rows(stepwise.graph, op, inputs, seed=how.seed)
+                most = _TO_ROUND if how.learn else _TO_SCALE
+                rows = weights.input_rows(stepwise.graph, op, inputs, most=most, seed=how.seed)
             found = None if rows is None else weights.moments(*rows, centred=how.correct)
             del rows
             _decide(stepwise, step, rules, grids, how, found, numbers)
@@ -107,9 +111,8 @@ def fit(stepwise: Stepwise, rules: Rules, grids: Mapping[str, QuantParams], how:
                 made = _learn(stepwise, step, streams, grids, numbers, found, real[op.output], made, how)
             if how.correct and op.bias is not None and readers[op.bias] == 1:
                 shift = bias_correction.correction(op, real[op.output], made[op.output])
-                if shift.any() and _fits(op, stepwise, grids, numbers, shift):
-                    numbers.biases[op.bias] = stepwise.graph.constants[op.bias] + shift
-                    made = _compute(stepwise, step, streams, grids, numbers)
+                if shift.any():
+                    made = _shifted(stepwise, step, grids, numbers, shift, made)
         streams.keep(step, real, made)
     return numbers
 
@@ -183,15 +186,38 @@ def _compute(
 ) -> dict[str, NDArray[Any]]:
     """The op with its integers, before the activation."""
     op = step.op
-    grid = numbers.grids[op.name]
-    bias = None
-    if op.bias is not None:
-        bias = numbers.biases.get(op.bias, stepwise.graph.constants[op.bias])
-        x = grids[op.inputs[0]]
-        if x.dtype == "int8":
-            steps = int32_bias(bias, x.scale[0], grid.scale)
-            bias = (steps * bias_scale(x.scale[0], grid.scale).astype(np.float64)).astype(np.float32)
-    return stepwise.run(step, streams.seen_by(op), weight=dequantize(numbers.integers[op.name], grid), bias=bias)
+    weight = dequantize(numbers.integers[op.name], numbers.grids[op.name])
+    bias = None if op.bias is None else _on_grid(op, stepwise.graph.constants[op.bias], grids, numbers)
+    return stepwise.run(step, streams.seen_by(op), weight=weight, bias=bias)
+
+
+def _on_grid(op: PlanOp, bias: Array, grids: Mapping[str, QuantParams], numbers: Numbers) -> Array:
+    """What is left of a bias as int32; as it is beside 16-bit activations."""
+    x, w = grids[op.inputs[0]], numbers.grids[op.name]
+    if x.dtype != "int8":
+        return bias
+    steps = int32_bias(bias, x.scale[0], w.scale)
+    return (steps * bias_scale(x.scale[0], w.scale).astype(np.float64)).astype(np.float32)
+
+
+def _shifted(
+    stepwise: Stepwise,
+    step: Step,
+    grids: Mapping[str, QuantParams],
+    numbers: Numbers,
+    shift: Array,
+    made: dict[str, NDArray[Any]],
+) -> dict[str, NDArray[Any]]:
+    """Corrects an op's bias; what it makes then. Scales leave room in int32, where they do not the bias stays."""
+    op = step.op
+    assert op.bias is not None  # noqa: S101 - the caller looked
+    before = stepwise.graph.constants[op.bias]
+    try:
+        change = _on_grid(op, before + shift, grids, numbers) - _on_grid(op, before, grids, numbers)
+    except ValueError:
+        return made
+    numbers.biases[op.bias] = before + shift
+    return {**made, op.output: made[op.output] + bias_correction.along_channels(op, change, made[op.output].ndim)}
 
 
 def _learn(
@@ -218,8 +244,7 @@ def _learn(
 
     def error(made: Array) -> float:
         shift = bias_correction.correction(op, real, made) if how.correct else np.zeros(1, np.float32)
-        axis = bias_correction.channel_axis(op) % made.ndim
-        shaped = shift.reshape([-1 if a == axis else 1 for a in range(made.ndim)])
+        shaped = bias_correction.along_channels(op, shift, made.ndim)
         return float(np.square(activate(op, made[held] + shaped) - activate(op, real[held]), dtype=np.float64).sum())
 
     if error(tried[op.output]) < error(nearest[op.output]):
@@ -227,13 +252,3 @@ def _learn(
         return tried
     numbers.integers[op.name] = before
     return nearest
-
-
-def _fits(op: PlanOp, stepwise: Stepwise, grids: Mapping[str, QuantParams], numbers: Numbers, shift: Array) -> bool:
-    """Whether a corrected bias is still an int32; scales leave room, so that it nearly always is."""
-    x = grids[op.inputs[0]]
-    if x.dtype != "int8":
-        return True
-    assert op.bias is not None  # noqa: S101 - the caller looked
-    steps = (stepwise.graph.constants[op.bias] + shift) / bias_scale(x.scale[0], numbers.grids[op.name].scale)
-    return bool(np.abs(steps).max() < 2**31 - 1)

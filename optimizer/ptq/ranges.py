@@ -180,8 +180,9 @@ def _output(stepwise: Stepwise, step: Step, values: Mapping[str, NDArray[Any]]) 
 
 def _relative(real: Array, other: Array) -> float:
     """Sum of squared errors over sum of squares; 0 where there is no signal."""
-    power = float(np.square(real, dtype=np.float64).sum())
-    return float(np.square(real.astype(np.float64) - other).sum()) / power if power else 0.0
+    power = float(np.vdot(real, real))
+    error = real - other
+    return float(np.vdot(error, error)) / power if power else 0.0
 
 
 def _range(observer: RangeObserver, name: str, dtype: Any) -> Range:

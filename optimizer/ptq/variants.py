@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.ptq.settings import ObserverChoice, PtqSettings, Rounding
+from targets import onnx_emulator
 from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph
 
@@ -126,9 +127,7 @@ class Judge:
 
     def score(self, planned: Planned) -> Score:
         """Runs a plan as ONNX Runtime would, and compares its outputs."""
-        from targets import onnx_qdq
-
-        made = _joined(list(onnx_qdq.run(planned, self._x, self._tensors)))
+        made = _joined(list(onnx_emulator.run(planned, self._x, self._tensors)))
         loss, signal, noise = 0.0, 0.0, 0.0
         for name, source in self._from_softmax.items():
             real, other = self._real[source or name], made[source or name]

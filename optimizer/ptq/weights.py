@@ -15,20 +15,22 @@ from edgesmith.types import QuantParams
 from targets.plan_graph import PlanGraph
 from targets.plan_ops import PlanOp
 
+Array = NDArray[np.float32]
 Float = NDArray[np.float64]
 
 CLIPS = tuple(float(value) for value in np.linspace(1.0, 0.7, 13))
 """Parts of a channel's largest weight that its scale may cover."""
 
 SHARED_VALUES = 64
-"""A kernel with at most as many distinct values was clustered."""
+"""A kernel with at most as many distinct values besides zero was clustered."""
+_USES = 4
+"""How often each of them is used, on average: a pruned kernel has few values, but no value twice."""
 
 _MOST_INPUTS = 2304
 """Of a row, 256 channels by 3 by 3; moments of longer ones cost gigabytes and minutes: all inputs count alike."""
 
-_POSITIONS = 8192
 _VALUES = 8_000_000
-"""Of a stream's rows at once: 64 MB."""
+"""Of a stream's rows at once: 32 MB."""
 
 _SAME_UNIT = 1e-3
 
@@ -65,16 +67,16 @@ def from_rows(op: PlanOp, values: NDArray[Any], shape: tuple[int, ...]) -> NDArr
 
 
 def input_rows(
-    graph: PlanGraph, op: PlanOp, inputs: Mapping[str, NDArray[Any]], *, seed: int, most: int = _POSITIONS
-) -> tuple[Float, ...] | None:
+    graph: PlanGraph, op: PlanOp, inputs: Mapping[str, NDArray[Any]], *, most: int, seed: int
+) -> tuple[Array, ...] | None:
     """What each row of the kernel is multiplied with: im2col at a random choice of positions.
 
     Args:
         graph: of the op.
         op: with a weight.
         inputs: activations of the same shape [N, ...], one or several streams, by any name.
+        most: positions; fewer for large kernels.
         seed: of the choice, which is the same for all streams.
-        most: positions.
 
     Returns:
         For each stream [G, M, K]; None for kinds whose rows are not products with the input (transposed convolutions,
@@ -86,7 +88,7 @@ def input_rows(
     length = rows(op, weight).shape[-1]
     if length > _MOST_INPUTS:
         return None
-    most = max(min(most, _VALUES // (length * op.groups)), 2 * length)
+    most = max(min(most, _VALUES // (length * op.groups)), 256)
     if op.kind in ("Gemm", "MatMul") and weight.ndim == 2:
         node = next(node for node in graph.proto.graph.node if node.name == op.main)
         if any(a.name == "transA" and a.i for a in node.attribute):
@@ -97,26 +99,27 @@ def input_rows(
             flat = array.reshape(-1, array.shape[-1])
             if chosen is None:
                 chosen = _choice(len(flat), most, seed)
-            found.append(flat[chosen].astype(np.float64)[None])
+            found.append(flat[chosen][None])
         return tuple(found)
     if op.kind == "Conv":
         return _patches(graph, op, weight, list(inputs.values()), most, seed)
     return None
 
 
-def moments(quantized: Float, real: Float, *, centred: bool) -> Moments:
+def moments(quantized: Array, real: Array, *, centred: bool) -> Moments:
     """Second moments of the two streams that `input_rows` gave.
 
     Args:
-        quantized: [G, M, K].
-        real: [G, M, K].
+        quantized: float32 [G, M, K].
+        real: float32 [G, M, K].
         centred: leave the means out: a bias correction follows, which takes care of them.
     """
     if centred:
         quantized = quantized - quantized.mean(axis=1, keepdims=True)
         real = real - real.mean(axis=1, keepdims=True)
-    turned = np.swapaxes(quantized, 1, 2) / quantized.shape[1]
-    return Moments(second=turned @ quantized, cross=np.swapaxes(turned @ real, 1, 2))
+    turned = np.swapaxes(quantized, 1, 2) / np.float32(quantized.shape[1])
+    cross = np.swapaxes(turned @ real, 1, 2)
+    return Moments(second=(turned @ quantized).astype(np.float64), cross=cross.astype(np.float64))
 
 
 def choose_scale(
@@ -230,30 +233,22 @@ def shared_factors(op: PlanOp, weight: NDArray[Any]) -> Float | None:
     Returns:
         [C] the factors' magnitudes (all 1 where nothing was folded); None where its values are not shared.
     """
-    w = rows(op, weight).astype(np.float64)
-    flat = w.reshape(-1, w.shape[-1])
-    every = np.unique(weight)
-    if len(every) <= SHARED_VALUES:
-        return np.ones(len(flat)) if 2 * len(every) <= weight.size else None
+    flat = rows(op, weight).reshape(-1, weight.size // weight.shape[op.weight_axis or 0]).astype(np.float64)
     values = [np.unique(row[row != 0]) for row in flat]
-    longest = max(values, key=len)
-    if len(longest) > SHARED_VALUES or 2 * len(longest) > flat.shape[-1]:
-        return None
-    factors = np.ones(len(flat))
-    for index, own in enumerate(values):
-        if not len(own):
-            continue
-        factor = _factor(own, longest)
-        if factor is None:
-            return None
-        factors[index] = factor
-    return factors
+    book = max(values, key=len)
+    living = int(np.count_nonzero(weight))
+    if len(book) <= SHARED_VALUES and _USES * len(book) <= living:
+        factors = [_factor(own, book) if len(own) else 1.0 for own in values]
+        if None not in factors:
+            return np.array(factors, np.float64)
+    distinct = len(np.unique(weight[weight != 0]))
+    return np.ones(len(flat)) if distinct <= SHARED_VALUES and _USES * distinct <= living else None
 
 
 def _factor(own: Float, book: Float) -> float | None:
     """A g > 0 with every value of `own` being g or -g times one of `book`; None where there is none."""
-    largest = own[np.argmax(np.abs(own))]
-    for ratio in largest / book:
+    ratios = own[np.argmax(np.abs(own))] / book
+    for ratio in ratios[np.argsort(np.abs(np.log(np.abs(ratios))), kind="stable")]:  # 1 first
         wanted = own / ratio
         gap = np.abs(wanted[:, None] - book[None]).min(axis=1)
         if (gap <= 1e-5 * np.abs(book).max()).all():
@@ -269,7 +264,7 @@ def _choice(count: int, most: int, seed: int) -> NDArray[np.intp]:
 
 def _patches(
     graph: PlanGraph, op: PlanOp, weight: NDArray[Any], streams: list[NDArray[Any]], most: int, seed: int
-) -> tuple[Float, ...]:
+) -> tuple[Array, ...]:
     """Im2col of a convolution over any number of spatial axes, at a choice of output positions."""
     node = next(node for node in graph.proto.graph.node if node.name == op.main)
     attributes = {a.name: a for a in node.attribute}
@@ -295,7 +290,7 @@ def _patches(
         outer = windows.shape[: len(spans) + 1]
         chosen = np.unravel_index(_choice(int(np.prod(outer)), most, seed), outer)
         taken = windows[chosen].reshape(len(chosen[0]), op.groups, -1)
-        found.append(np.ascontiguousarray(np.swapaxes(taken, 0, 1)).astype(np.float64))
+        found.append(np.ascontiguousarray(np.swapaxes(taken, 0, 1)))
     return tuple(found)
 
 
