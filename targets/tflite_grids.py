@@ -1,0 +1,97 @@
+"""Which grid each tensor of a `.tflite` file gets: its twin's in the plan, its neighbour's, or one observed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.affine import choose_params
+from edgesmith.types import QuantParams, QuantPlan
+from targets.plan_graph import PlanGraph
+from targets.tflite_kernels import CLAMPS, MOVES
+from targets.tflite_match import Match, file_values
+from targets.tflite_model import TfliteModel
+
+Width = Literal["int8", "int16"]
+
+
+class Grids:
+    """The grids of the computed float tensors of a file.
+
+    Attributes:
+        names: tensor -> plan tensor whose numbers it takes: its twin, or that of a neighbour with the same values
+            but for moved or cut ones. Tensors without either are left out.
+        observed: tensor without a name -> lowest and highest value on the samples.
+    """
+
+    def __init__(self, plan: QuantPlan, names: Mapping[int, str], observed: Mapping[int, tuple[float, float]]) -> None:
+        self._plan = {tensor.name: tensor for tensor in plan.tensors}
+        self.names = names
+        self.observed = observed
+
+    def planned(self, tensor: int) -> QuantParams | None:
+        """The plan's own numbers; None where the tensor is float32 in the plan, or not in it."""
+        known = self._plan.get(self.names.get(tensor, ""))
+        return None if known is None else known.params
+
+    def of(self, tensor: int, width: Width) -> tuple[QuantParams, bool]:
+        """The grid of a tensor that a kernel of this width reads or writes.
+
+        Returns:
+            The grid, and whether it is the plan's or follows from it.
+        """
+        known = self._plan.get(self.names.get(tensor, ""))
+        symmetric = width == "int16"
+        if known is not None and known.params is not None:
+            if known.params.dtype == width:
+                return known.params, True
+            if known.low is not None and known.high is not None:
+                return choose_params(known.low, known.high, dtype=width, symmetric=symmetric), True
+        low, high = self.observed.get(tensor, (0.0, 0.0))
+        return choose_params(low, high, dtype=width, symmetric=symmetric), False
+
+
+def inherited(model: TfliteModel, match: Match) -> dict[int, str]:
+    """Tensor -> plan tensor; those without a twin take the one of what they are moved from, or moved or cut into."""
+    names = dict(match.twin)
+    changed = True
+    while changed:
+        changed = False
+        for op in model.ops:
+            kind = model.kind(op)
+            sources, results = [int(i) for i in op.inputs if model.is_float(int(i))], [int(i) for i in op.outputs]
+            if not sources or not results or not model.is_float(results[0]):
+                continue
+            source, result = sources[0], results[0]
+            if kind in MOVES and source in names and result not in names:
+                names[result] = names[source]
+                changed = True
+            alone = len(model.readers(source)) == 1 and model.constant(source) is None
+            if kind in MOVES | CLAMPS and result in names and source not in names and alone:
+                names[source] = names[result]
+                changed = True
+    return names
+
+
+def observe(
+    content: bytes, graph: PlanGraph, x: Sequence[NDArray[Any]], tensors: Sequence[int]
+) -> dict[int, tuple[float, float]]:
+    """Lowest and highest value of tensors of a float file.
+
+    Args:
+        content: the file, after the repairs.
+        graph: names the inputs.
+        x: samples per input.
+        tensors: wanted.
+    """
+    ranges: dict[int, tuple[float, float]] = {}
+    if not tensors:
+        return ranges
+    for row in file_values(content, graph, x, tensors):
+        for tensor, values in row.items():
+            low, high = ranges.get(tensor, (np.inf, -np.inf))
+            ranges[tensor] = (min(low, float(values.min())), max(high, float(values.max())))
+    return ranges
