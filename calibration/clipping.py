@@ -99,7 +99,7 @@ def mse_range(histogram: Histogram, *, dtype: str, symmetric: bool) -> tuple[flo
     """The range with the smallest expected squared error; both ends move independently.
 
     The trade between clipping and resolution of Banner et al. 2019, "Post training 4-bit quantization of convolutional
-    networks" (ACIQ), eq. 5-8, on the counts themselves instead of a fitted Gauss or Laplace law: first on a grid of
+    networks" (ACIQ), on the counts themselves instead of a fitted Gauss or Laplace law: first on a grid of
     ratios of 2**(1/8) per end, with the step's noise taken as scale**2 / 12; then the best of those and min-max by
     `expected_mse`; then a pattern search around the winner down to ratios of 2**(1/256).
 

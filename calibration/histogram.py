@@ -10,8 +10,8 @@ Halving per octave (rather than equal bins) is for outliers: with one value 1,00
 leave four for the bulk, here it still has more than 64 per octave.
 
 Exact zeros are counted apart. ReLU and padding make tensors of mostly zeros, every affine grid holds 0 exactly, and so
-they say nothing about where to clip: percentiles and KL are over what is not zero (NVIDIA's calibrators likewise do
-not let the bin at zero decide), while mean squared errors are over all values.
+they say nothing about where to clip: percentiles and KL are over what is not zero (NVIDIA's pytorch-quantization, to
+the same end, overwrites the bin at zero with its neighbour), while mean squared errors are over all values.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def normal_histogram(edge: float = 6.0, n: int = 4000, total: float = 1e12) -> H
 
 
 def clipped_normal_error(end: float, step: float) -> float:
-    """Mean squared error of N(0, 1) clipped at +-end and rounded in steps: ACIQ (Banner et al. 2019), eq. 5 and 8."""
+    """Mean squared error of N(0, 1) clipped at +-end and rounded in steps: the law behind ACIQ (Banner et al. 2019)."""
     tail = 0.5 * math.erfc(end / math.sqrt(2))
     density = math.exp(-end * end / 2) / math.sqrt(2 * math.pi)
     return 2 * ((1 + end * end) * tail - end * density) + (1 - 2 * tail) * step * step / 12
