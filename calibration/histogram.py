@@ -7,7 +7,7 @@ and bins are merged in pairs: every bin of the new grid is a union of whole bins
 neither the order of the values nor on the chunks they came in.
 
 Halving per octave (rather than equal bins) is for outliers: with one value 1,000 times the bulk, 4,096 equal bins
-leave four for the bulk, here it still has more than 64 per octave.
+leave four for the bulk; here it still has 64 per octave.
 
 Exact zeros are counted apart. ReLU and padding make tensors of mostly zeros, every affine grid holds 0 exactly, and so
 they say nothing about where to clip: percentiles and KL are over what is not zero (NVIDIA's pytorch-quantization, to
