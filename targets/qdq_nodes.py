@@ -63,7 +63,7 @@ def stored(name: str, integers: NDArray[Any], scale: NDArray[np.float32], axis: 
 def _grid(name: str, scale: NDArray[np.float32], dtype: type[Any]) -> tuple[list[str], tuple[Any, ...]]:
     from onnx import numpy_helper
 
-    names = [f"{name}_scale", f"{name}_zero_point"]
+    names = [f"{name}_{QUANTIZE}_Scale", f"{name}_{QUANTIZE}_ZeroPoint"]
     values = (np.asarray(scale, dtype=np.float32), np.zeros(np.shape(scale), dtype=dtype))
     return names, tuple(numpy_helper.from_array(value, each) for value, each in zip(values, names, strict=True))
 

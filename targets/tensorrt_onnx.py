@@ -64,6 +64,7 @@ class _Writer:
         self._uses = _uses(self._graph.proto)
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
+        self._kernels: set[str] = set()
         self._renamed: dict[str, dict[str, str]] = {}
         self._deviations: list[Deviation] = []
 
@@ -76,6 +77,7 @@ class _Writer:
             names = {name: dequantized[name] for name in self._placement.reads.get(op.name, ())}
             self._renamed[op.main] = {**names, **self._kernel(op)}
         proto = _at_most(self._graph.proto, opset)
+        self._refuse_taken_names(proto)
         for node in proto.graph.node:
             names = self._renamed.get(node.name, {})
             node.input[:] = [names.get(name, name) for name in node.input]
@@ -90,6 +92,17 @@ class _Writer:
         if broken:
             raise InternalError(f"written for TensorRT against its rule '{broken[0].rule}': {broken[0]}")
         return proto, tuple(self._deviations)
+
+    def _refuse_taken_names(self, proto: Any) -> None:
+        """A constant of ours under a name of the user's would replace it without a word."""
+        taken = {tensor.name for tensor in proto.graph.initializer} | {value.name for value in proto.graph.input}
+        taken |= {name for node in proto.graph.node for name in node.output}
+        made = {name for node in self._nodes for name in node.output} | (self._constants.keys() - self._kernels)
+        if both := sorted(taken & made):
+            raise ModelError(
+                f"the network has a tensor '{both[0]}', the name of a part of its quantization.",
+                next_step="Rename it, and export the network again.",
+            )
 
     def _activations(self) -> Iterator[tuple[str, str]]:
         """Writes one pair for every tensor that is read in int8: its name, and that of the dequantized one."""
@@ -126,9 +139,11 @@ class _Writer:
         return {op.weight: self._add(pair(kernel, scale, np.int8, grid.axis))}
 
     def _store(self, name: str, values: NDArray[np.float32]) -> str:
+        """A kernel, in the place of the one that was not rounded."""
         from onnx import numpy_helper
 
         self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name)
+        self._kernels.add(name)
         return name
 
     def _add(self, added: Added) -> str:

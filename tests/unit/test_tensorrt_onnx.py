@@ -349,6 +349,25 @@ def test_operators_that_an_opset_lacks_are_refused():
         tensorrt_onnx.lower(planned, opset=13)
 
 
+def test_operators_with_other_defaults_in_an_opset_are_refused():
+    """RoiAlign moved its samples by half a pixel in opset 16."""
+    g = Floats()
+    x = g.weighted("Conv", "image", "conv", (16, 3, 3, 3))
+    boxes = g.constant("boxes", np.array([[0, 0, 4, 4]], np.float32))
+    graph = g.graph(g.node("RoiAlign", [x, boxes, g.constant("which", np.array([0]))], "out"), (2, 3, 16, 16))
+    with pytest.raises(ModelError, match="RoiAlign has other defaults"):
+        tensorrt_onnx.lower(tiny_plans.plan(graph, X[:2]), opset=13)
+
+
+def test_a_tensor_that_is_named_like_one_of_ours_is_not_overwritten():
+    g = Floats()
+    x = g.weighted("Conv", "image", "conv", (16, 3, 3, 3))
+    g.constant("image_QuantizeLinear_Scale", np.float32(3))
+    graph = g.graph(g.node("Mul", [x, "image_QuantizeLinear_Scale"], "out"), (2, 3, 16, 16))
+    with pytest.raises(ModelError, match="a tensor 'image_QuantizeLinear_Scale'"):
+        tensorrt_onnx.lower(tiny_plans.plan(graph, X))
+
+
 def test_a_plan_without_a_grid_that_it_needs_is_a_defect(planned: Planned):
     tensors = tuple(tensor for tensor in planned.plan.tensors if tensor.name != "sum")
     with pytest.raises(InternalError, match="sum: read by ops"):
