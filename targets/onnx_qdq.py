@@ -17,7 +17,7 @@ from targets import onnx_qdq_rules as rules
 from targets.onnx_qdq_file import DEQUANTIZED, QUANTIZED, QdqFile
 from targets.onnx_qdq_rules import Activations
 from targets.plan_files import Planned
-from targets.plan_graph import PlanOp
+from targets.plan_ops import PlanOp
 
 
 def lower(
@@ -65,24 +65,21 @@ class _Writer:
 
     def _write_float(self, nodes: list[Any]) -> None:
         for node in nodes:
-            kernel = node.op_type in ("Conv", "ConvTranspose", "Gemm")
-            node.input[:] = [
-                self._file.seen_by_float_kernel(name) if kernel and not place else self._file.seen_by_float(name)
-                for place, name in enumerate(node.input)
-            ]
+            node.input[:] = [self._file.seen_by_float(name) for name in node.input]
         self._file.keep(*nodes)
 
     def _keep_weight_float(self, op: PlanOp) -> None:
-        """Puts the bias of a float op between integers behind a DequantizeLinear: ±1 on scales |bias|, exactly itself.
+        """Puts the bias of a float op behind a DequantizeLinear: 1 or -1 on scales |bias|, which is exactly itself.
 
-        ONNX Runtime's WeightBiasQuantization (seen in 1.31) otherwise rounds the kernel of a float Conv, ConvTranspose
-        or Gemm between DequantizeLinear and QuantizeLinear to int8 by itself, with one scale for all channels. It
-        leaves alone what has a bias that is no initializer.
+        ONNX Runtime's WeightBiasQuantization otherwise rounds the kernel of a float Conv, ConvTranspose or Gemm to int8
+        by itself, with one scale for all channels: since 1.22 where it stands between DequantizeLinear and
+        QuantizeLinear, in 1.21 wherever it reads dequantized values. An op whose bias is no initializer it leaves
+        alone (tried: 1.21, 1.22, 1.23, 1.26, 1.31).
         """
         file, node = self._file, self._file.node(op.main)
         if op.kind not in ("Conv", "ConvTranspose", "Gemm") or op.weight is None or op.bias is None:
             return
-        if op.output not in file.grids or file.seen_by_float(op.inputs[0]) == op.inputs[0]:
+        if file.seen_by_float(op.inputs[0]) == op.inputs[0]:
             return
         bias = file.constants[op.bias]
         scale = np.where(bias == 0, np.float32(1), np.abs(bias))

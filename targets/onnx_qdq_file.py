@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from edgesmith.errors import ModelError
 from edgesmith.types import QuantParams
-from targets import onnx_file, onnx_order
+from targets import onnx_file, onnx_order, plan_normalise
 from targets.onnx_qdq_rules import Activations, stored
 from targets.plan_files import Planned
-from targets.plan_graph import PlanOp
+from targets.plan_ops import PlanOp
 
 QUANTIZED = "_QuantizeLinear_Output"
 DEQUANTIZED = "_DequantizeLinear_Output"
@@ -26,7 +26,8 @@ _UNQUANTIZED = "_QuantizeLinear_Input"
 """As ONNX Runtime's own quantizer names the three, so that whoever reads both kinds of file knows one rule."""
 
 WIDE_OPSET = 21
-"""The first whose QuantizeLinear knows int16 and whose Cast knows int4."""
+"""The first whose QuantizeLinear knows int16 and whose Cast knows int4; ONNX Runtime runs the first since 1.21 at
+latest, the second since 1.23."""
 
 _WIDE_IR = 10
 """The file format that goes with it."""
@@ -56,7 +57,6 @@ class QdqFile:
         self._nodes: list[Any] = []
         self._integers: dict[str, str] = {}
         self._floats: dict[str, str] = {}
-        self._by_channel: set[str] = set()
 
     def finished(self) -> Any:
         """The `onnx.ModelProto`: equal bytes for equal plans."""
@@ -124,26 +124,6 @@ class QdqFile:
             self.add("DequantizeLinear", [self.integer(name), *self.grid(name)], self._floats[name])
         return self._floats[name]
 
-    def seen_by_float_kernel(self, name: str) -> str:
-        """What a float Conv, ConvTranspose or Gemm reads.
-
-        Between integers, ONNX Runtime's WeightBiasQuantization (since 1.21) would quantize the float kernel as well,
-        with one scale for all of it. It passes over inputs with a scale for each channel: here they are all the same.
-        """
-        axis = next(
-            (i for i, size in enumerate(self.shapes.get(name, ())) if i > 0 and size is not None and size > 1), 0
-        )
-        if not self._made_of_integers(name) or not axis:
-            return self.seen_by_float(name)
-        seen = f"{name}{DEQUANTIZED}/by_channel"
-        if name not in self._by_channel:
-            self._by_channel.add(name)
-            size = self.shapes[name][axis]
-            scale, zero_point = (np.full(size, part) for part in (self.grids[name].scale, self.grids[name].zero_point))
-            stored_as = (self.constant(f"{name}_scale", scale), self.constant(f"{name}_zero_point", zero_point))
-            self.add("DequantizeLinear", [self.integer(name), *stored_as], seen, axis=axis)
-        return seen
-
     # Nodes and constants.
 
     def node(self, name: str) -> Any:
@@ -199,7 +179,7 @@ class QdqFile:
         shape = () if grid.axis is None else (-1,)
         scale = self.constant(f"{name}_scale", np.array(grid.scale, np.float32).reshape(shape))
         zero = self.constant(f"{name}_zero_point", np.array(grid.zero_point, integers.dtype).reshape(shape))
-        axis = {} if grid.axis is None else {"axis": grid.axis}
+        axis: dict[str, Any] = {} if grid.axis is None else {"axis": grid.axis}
         self.add("DequantizeLinear", [given, scale, zero], f"{given}{DEQUANTIZED}", **axis)
         return f"{given}{DEQUANTIZED}"
 
@@ -238,6 +218,7 @@ def _at_opset(proto: Any, wanted: int) -> Any:
     except Exception as error:
         raise _stuck(current, wanted, " ".join(str(error).split())[:300]) from error
     converted.ir_version = max(proto.ir_version, _WIDE_IR)
+    plan_normalise.constants_to_initializers(converted)
     names = [node.name for node in proto.graph.node]
     if missing := set(names) - {node.name for node in converted.graph.node}:
         raise _stuck(current, wanted, f"{', '.join(sorted(missing))} would be spelt in other nodes")

@@ -78,9 +78,8 @@ def _activation(graph: QdqGraph, node: Any) -> QuantParams:
     wide = zero_point.dtype == np.int16
     shift = 128 if zero_point.dtype == np.uint8 else 0
     return QuantParams(
-        # A float kernel's own DequantizeLinear has one for each channel, all the same.
-        scale=(float(scale.flat[0]),),
-        zero_point=(int(zero_point.flat[0]) - shift,),
+        scale=(float(scale),),
+        zero_point=(int(zero_point) - shift,),
         axis=None,
         dtype="int16" if wide else "int8",
         symmetric=wide,

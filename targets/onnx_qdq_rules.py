@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from calibration import affine
 from edgesmith.errors import InternalError
 from edgesmith.types import OpPlan, QuantParams
-from targets.plan_graph import PlanOp
+from targets.plan_ops import PlanOp
 
 Activations = Literal["uint8", "int8"]
 """How 8-bit activations are stored. The grid is the same: uint8 has its zero point 128 higher."""
@@ -58,7 +58,7 @@ class Stored:
 
     def integer(self, value: float) -> NDArray[Any]:
         """The integer nearest to a real value, [], of the integers' own type."""
-        nearest = affine.quantize(np.float32(value).reshape(()), self.params)
+        nearest = affine.quantize(np.array(value, np.float32), self.params)
         shift = int(self.zero_point) - self.params.zero_point[0]
         return (nearest.astype(np.int32) + shift).astype(self.zero_point.dtype)
 

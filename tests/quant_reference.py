@@ -17,7 +17,8 @@ from edgesmith.types import OpPlan, QuantPlan, TensorPlan
 from optimizer.ptq import rules
 from optimizer.ptq.settings import PtqSettings
 from targets.plan_files import Planned
-from targets.plan_graph import PlanGraph, PlanOp
+from targets.plan_graph import PlanGraph
+from targets.plan_ops import PlanOp
 
 
 def graph(

@@ -387,6 +387,63 @@ def test_ops_without_an_integer_kernel_are_computed_between_their_integers_and_t
     assert max(off for _, off in quant_reference.steps_off(planned, computed(planned, x))) <= 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "inputs", "attributes"),
+    [
+        ("Reshape", [np.array([0, -1])], {}),
+        ("Flatten", [], {}),
+        ("Transpose", [], {"perm": [0, 2, 3, 1]}),
+        ("Unsqueeze", [np.array([2])], {}),
+        ("Slice", [np.array([0]), np.array([2]), np.array([2])], {}),
+        ("Gather", [np.array([1])], {"axis": 1}),
+        ("Resize", [np.zeros(0, np.float32), np.array([1, 1, 2, 2], np.float32)], {"mode": "nearest"}),
+        ("Resize", [np.zeros(0, np.float32), np.array([1, 1, 2, 2], np.float32)], {"mode": "linear"}),
+        ("MaxPool", [], {"kernel_shape": [2, 2]}),
+        ("AveragePool", [], {"kernel_shape": [2, 2]}),
+        ("GlobalAveragePool", [], {}),
+        ("ReduceMean", [], {"axes": [1]}),
+        ("Softmax", [], {"axis": -1}),
+        ("Sigmoid", [], {}),
+        ("LeakyRelu", [], {"alpha": 0.1}),
+        ("Tanh", [], {}),
+        ("HardSigmoid", [], {}),
+        ("PRelu", [np.full((3, 1, 1), 0.2, np.float32)], {}),
+        ("Add", ["x"], {}),
+        ("Mul", ["x"], {}),
+        ("Sub", ["x"], {}),
+        ("Concat", ["x"], {"axis": 1}),
+    ],
+)
+def test_the_list_of_integer_kernels_is_the_runtimes(
+    kind: str, inputs: list[Any], attributes: dict[str, Any], tmp_path: Path
+):
+    """What is told to be computed in float32 is, and nothing else."""
+    constants = {"w": np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1), "b": np.zeros(3, np.float32)}
+    constants |= {f"c{i}": value for i, value in enumerate(inputs) if isinstance(value, np.ndarray)}
+    names = [value if isinstance(value, str) else f"c{i}" for i, value in enumerate(inputs)]
+    nodes = [node("Conv", ["x", "w", "b"], ["t"]), node(kind, ["t", *names], ["y"], name="op", **attributes)]
+    ranks = {"Reshape": 2, "Flatten": 2, "Unsqueeze": 5}
+    network = quant_reference.graph(nodes, ["N", 3, 8, 8], constants, output_rank=ranks.get(kind, 4))
+    x = normal(6, 3, 8, 8)
+    planned = quant_reference.plan(network, x)
+    proto, deviations = onnx_qdq.lower(planned, activations="uint8")
+    kernels = quant_reference.kernels_used(proto.SerializeToString(), tmp_path)
+    on_integers = kernels.count("DequantizeLinear") == 1
+    assert [d.layer for d in deviations] == ([] if on_integers else ["op"])
+    assert max(off for _, off in quant_reference.steps_off(planned, computed(planned, x))) <= 1
+
+
+def test_a_mean_is_pooled_also_in_the_opset_that_int4_needs(tmp_path: Path):
+    nodes = [node("Conv", ["x", "w", "b"], ["t"]), node("ReduceMean", ["t"], ["y"], axes=[-1, -2], keepdims=0)]
+    constants = {"w": normal(5, 3, 3, 3), "b": normal(5)}
+    network = quant_reference.graph(nodes, ["N", 3, 8, 8], constants, output_rank=2)
+    x = normal(6, 3, 8, 8)
+    planned = quant_reference.plan(network, x, scheme="int4-weights")
+    kernels = quant_reference.kernels_used(lowered(planned).SerializeToString(), tmp_path)
+    assert kernels == ["QuantizeLinear", "QLinearConv", "QLinearGlobalAveragePool", "Flatten", "DequantizeLinear"]
+    assert max(off for _, off in quant_reference.steps_off(planned, computed(planned, x))) <= 1
+
+
 def test_a_plan_that_forgets_a_grid_is_a_defect():
     planned = by_hand()
     half = dataclasses.replace(planned.plan, tensors=planned.plan.tensors[:1])
