@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from calibration import arrays, binomial
+from calibration.samples import chosen
 from edgesmith.errors import DataError
 from edgesmith.types import Finding, SampleSet, TensorSpec
 
@@ -67,6 +68,13 @@ def check_overlap(first: SampleSet, evaluation: SampleSet) -> None:
         f"{shown}{more}. Accuracy on them would flatter the model.",
         next_step=f"Take them out of data.{first.role} (or out of data.{evaluation.role}).",
     )
+
+
+def without_shared(samples: SampleSet, other: SampleSet) -> SampleSet:
+    """The samples that do not occur in another set, compared as in `check_overlap`; in their order."""
+    known = set(_sample_keys(other.x))
+    kept = np.array([i for i, key in enumerate(_sample_keys(samples.x)) if key not in known], np.int64)
+    return samples if len(kept) == len(samples) else chosen(samples, kept)
 
 
 def range_hint(samples: SampleSet, float_accuracy: float, n_classes: int | None) -> Finding | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -121,6 +121,25 @@ def synthetic_samples(spec: TensorSpec, *, n: int, seed: int, role: Role) -> Sam
     else:
         x = rng.integers(0, 2, (n, *shape)).astype(dtype)
     return _sample_set(role, x, None, source=f"synthetic: {n} samples of uniform noise, seed {seed}", synthetic=True)
+
+
+def some(samples: SampleSet, n: int, seed: int) -> SampleSet:
+    """At most n of a set, as evenly over the classes as they allow; the same ones for the same seed."""
+    if len(samples) <= n:
+        return samples
+    return chosen(samples, arrays.choose(samples.y, len(samples), n, seed, f"data.{samples.role}"))
+
+
+def chosen(samples: SampleSet, index: NDArray[np.int64]) -> SampleSet:
+    """These samples of a set.
+
+    Args:
+        samples: the set.
+        index: int64 [n].
+    """
+    x, y = samples.x[index], None if samples.y is None else samples.y[index]
+    told = f"{samples.source}; {len(index):,} of them"
+    return replace(samples, x=x, y=y, sha256=digest(x, y), source=told)
 
 
 def digest(x: NDArray[Any], y: NDArray[Any] | None) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgesmith import toolchain
 from edgesmith.errors import ConfigError, DataError, InternalError, ModelError
 from edgesmith.files import gzip_size, sha256_file
-from edgesmith.types import Artifact, Capabilities, Model, SampleSet, Scheme, Signature, TensorSpec
+from edgesmith.types import Artifact, Capabilities, Deviation, Model, SampleSet, Scheme, Signature, TensorSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -247,6 +247,7 @@ def describe(
     signature: Signature,
     kernels: Mapping[str, NDArray[Any]],
     packages: Iterable[str],
+    deviations: tuple[Deviation, ...] = (),
 ) -> Artifact:
     """The record of a file that a target has just written.
 
@@ -259,6 +260,7 @@ def describe(
         signature: read back from the file.
         kernels: read back from the file.
         packages: that made it.
+        deviations: from the plan it follows.
 
     Raises:
         InternalError: its inputs or outputs are not the model's.
@@ -278,4 +280,5 @@ def describe(
         size_bytes=path.stat().st_size,
         gzip_bytes=gzip_size(path),
         sparsity=zeros / total if total else 0.0,
+        deviations=deviations,
     )

@@ -12,7 +12,7 @@ from edgesmith.native_log import captured, collected
 from edgesmith.types import Model
 from targets import keras_model, onnx_file, onnx_order
 
-NAME = "onnxruntime"
+_TARGET = "onnxruntime"
 """The target whose words errors use."""
 
 OLDEST_OPSET = 13
@@ -53,7 +53,7 @@ def from_keras(model: Model, *, opset: int, batch: int | None = None) -> Any:
                 custom_op_handlers={"Erfc": (_erfc, [])},
             )
         except Exception as error:
-            raise ModelError(f"{NAME}: {model.origin} cannot be exported: {first_line(error)}") from error
+            raise ModelError(f"{_TARGET}: {model.origin} cannot be exported: {first_line(error)}") from error
     _refuse_unconverted(model, [record.getMessage() for record in complaints])
     onnx_file.name_batch(proto)
     onnx_order.normalise(proto)
@@ -79,7 +79,7 @@ def _refuse_unconverted(model: Model, complaints: list[str]) -> None:
     if missing:
         what = sorted({_SPOKEN.get(op, op) for _, op in missing})
         raise ModelError(
-            f"{NAME}: {model.origin} uses {', '.join(what)}, which ONNX does not have "
+            f"{_TARGET}: {model.origin} uses {', '.join(what)}, which ONNX does not have "
             f"(at {', '.join(sorted({place for place, _ in missing}))}).",
             next_step="Express it with other layers, or leave 'onnxruntime' out of `targets`.",
         )
@@ -105,7 +105,7 @@ def from_onnx(model: Model, *, opset: int | None = None, at_least: int = 0) -> A
     proto = onnx_file.read(model.path)
     if foreign := onnx_file.foreign_ops(proto):
         raise ModelError(
-            f"{NAME}: {model.origin} holds operators that ONNX Runtime's standard build or this compiler does not "
+            f"{_TARGET}: {model.origin} holds operators that ONNX Runtime's standard build or this compiler does not "
             f"take: {', '.join(foreign)}.",
             next_step="Export the network alone, without custom or ai.onnx.ml operators.",
         )
@@ -126,7 +126,7 @@ def from_onnx(model: Model, *, opset: int | None = None, at_least: int = 0) -> A
         onnx.checker.check_model(converted, full_check=True)
     except Exception as error:
         raise ModelError(
-            f"{NAME}: {model.origin} has opset {current} and cannot be brought to {wanted}: {first_line(error)}",
+            f"{_TARGET}: {model.origin} has opset {current} and cannot be brought to {wanted}: {first_line(error)}",
             next_step=f"Export it again with opset {wanted}.",
         ) from error
     return converted

@@ -17,9 +17,10 @@ from edgesmith.files import write_bytes
 from edgesmith.frameworks import import_onnxruntime, third_party_warnings
 from edgesmith.native_log import captured, collected
 from edgesmith.progress import Progress
-from edgesmith.types import Artifact, Capabilities, Model, SampleSet, Scheme, Signature
-from targets import onnx_export, onnx_file, onnx_kernels, onnx_order
+from edgesmith.types import Artifact, Capabilities, Deviation, Model, SampleSet, Scheme, Signature
+from targets import onnx_export, onnx_file, onnx_kernels, onnx_order, onnx_qdq, plan_files
 from targets.base import CompileRequest, TargetState, check_request, describe, packages_state
+from targets.instruction_set import is_arm, saturates
 
 NAME = "onnxruntime"
 FORMAT = "onnx"
@@ -57,18 +58,14 @@ def capabilities(board_isa: str | None = None) -> Capabilities:
         per_isa=True,
         notes=(
             "int8 keeps float32 in and out: the first and last node of the graph quantize and dequantize.",
-            f"int8 activations are {'int8' if _signed_activations(board_isa) else 'uint8'}, weights int8.",
-            "uint8 activations can saturate on x86-64 processors without VNNI; the accuracy on the board shows it.",
+            f"int8 activations are {'int8' if is_arm(board_isa) else 'uint8'}, weights int8.",
+            "On x86-64 processors without VNNI weights keep to 7 bits: products of 8 bits would saturate there.",
+            "On ARM activations are int8, elsewhere uint8: on x86-64 that is 1.7 to 2.9 times faster, and as accurate.",
             "Keras models keep their NHWC input: one Transpose stays at the front of the graph.",
             "float16 halves the file; CPU kernels compute in float32.",
             "dynamic is slow on convolutions.",
         ),
     )
-
-
-def _signed_activations(board_isa: str | None) -> bool:
-    """S8S8 on ARM; U8S8 elsewhere: on x86-64 it is 1.7 to 2.9 times faster, and as accurate."""
-    return board_isa in ("aarch64", "arm64", "armv7l")
 
 
 def compile(model: Model, request: CompileRequest, progress: Progress) -> Artifact:  # noqa: A001 - the verb of the contract
@@ -82,15 +79,36 @@ def compile(model: Model, request: CompileRequest, progress: Progress) -> Artifa
     calibration = request.calibration if request.scheme.needs_calibration else None
     path = request.out_dir / f"{request.name}.{FORMAT}"
     with progress.task(f"{NAME} {request.scheme}", total=len(calibration) if calibration else None) as task:
-        proto = _float_graph(model, request)
-        if request.scheme is not Scheme.NONE:
+        deviations: tuple[Deviation, ...] = ()
+        if request.plan is not None and request.scheme.needs_calibration:
+            proto, deviations = _planned(request, request.plan)
+        else:
+            proto = _float_graph(model, request)
+        if request.plan is None and request.scheme is not Scheme.NONE:
             with _telling_what_failed(model, request.scheme):
                 proto = _quantized(proto, request, calibration, task.advance)
             onnx_order.normalise(proto)
         onnx_file.tidy(proto)
         write_bytes(path, proto.SerializeToString(deterministic=True))
     packages = [*_PACKAGES.values(), *(("tensorflow", "keras") if model.kind == "keras" else ())]
-    return describe(NAME, FORMAT, path, model, request.scheme, signature(path), kernels(path), packages)
+    return describe(
+        NAME, FORMAT, path, model, request.scheme, signature(path), kernels(path), packages, deviations=deviations
+    )
+
+
+def _planned(request: CompileRequest, folder: Path) -> tuple[Any, tuple[Deviation, ...]]:
+    """The plan's graph with its numbers."""
+    if request.opset is not None:
+        raise ConfigError(
+            f"{NAME}: the opset of a planned artifact is the plan's; {request.opset} was asked for.",
+            next_step="Leave the opset out, or use quantize: {plan: runtime}.",
+        )
+    planned = plan_files.read(folder)
+    return onnx_qdq.lower(
+        planned,
+        activations="int8" if is_arm(request.board_isa) else "uint8",
+        reduce_range=saturates(request.board_isa),
+    )
 
 
 def _float_graph(model: Model, request: CompileRequest) -> Any:
@@ -160,7 +178,7 @@ def _quantize_static(
         Reader(),
         quant_format=QuantFormat.QDQ,
         per_channel=request.per_channel,
-        activation_type=QuantType.QInt8 if _signed_activations(request.board_isa) else QuantType.QUInt8,
+        activation_type=QuantType.QInt8 if is_arm(request.board_isa) else QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         calibrate_method=CalibrationMethod.MinMax,
     )

@@ -25,6 +25,9 @@ SCHEMA_VERSION = 1
 PLAN, GRAPH, INTEGERS = "plan.json", "graph.onnx", "integers.npz"
 """The files of a plan's folder."""
 
+ORIGINAL = "original.onnx"
+"""Beside a plan that a run made: the plan graph before the repairs, which tells the tensors of other formats."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Planned:

@@ -7,6 +7,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ from edgesmith.files import write_bytes
 from edgesmith.frameworks import import_keras, import_tensorflow, third_party_warnings
 from edgesmith.native_log import NativeLog, captured
 from edgesmith.progress import Progress
-from edgesmith.types import Artifact, Capabilities, Model, SampleSet, Scheme
-from targets import keras_model, tflite_file
+from edgesmith.types import Artifact, Capabilities, Deviation, Model, SampleSet, Scheme
+from targets import keras_model, plan_files, tflite_file, tflite_plan
 from targets.base import CompileRequest, TargetState, check_request, describe, packages_state
+from targets.plan_graph import PlanGraph
 
 NAME = "tflite"
 FORMAT = "tflite"
 
 _PACKAGES = {"tensorflow": "tensorflow", "keras": "keras", "ai_edge_litert": "ai-edge-litert"}
+
+_MATCHED_ON = 8
+"""Samples that tell the tensors of a float file apart."""
 
 kernels = tflite_file.kernels
 signature = tflite_file.signature
@@ -68,16 +73,46 @@ def compile(model: Model, request: CompileRequest, progress: Progress) -> Artifa
     live = keras_model.load(model)
     path = request.out_dir / f"{request.name}.{FORMAT}"
     calibration = request.calibration if request.scheme.needs_calibration else None
-    with progress.task(f"{NAME} {request.scheme}", total=len(calibration) if calibration else None) as task:
-        write_bytes(path, _convert(live, model, request, calibration, task.advance))
+    deviations: tuple[Deviation, ...] = ()
+    if calibration is not None and request.plan is not None:
+        with progress.task(f"{NAME} {request.scheme}"):
+            content, deviations = _planned(live, model, request, calibration, request.plan, path)
+            write_bytes(path, content)
+    else:
+        with progress.task(f"{NAME} {request.scheme}", total=len(calibration) if calibration else None) as task:
+            write_bytes(path, _convert(live, model, request, calibration, task.advance))
     file = tflite_file.TfliteFile(path)
     if custom := file.custom_ops():
         path.unlink()
         raise _unsupported(model, custom, where=[])
-    write_bytes(
-        path, tflite_file.reordered(path, *file.signature_order([spec.name for spec in model.signature.inputs]))
+    if not deviations and request.plan is None:
+        _in_order(path, model)
+    packages = _PACKAGES.values()
+    return describe(
+        NAME, FORMAT, path, model, request.scheme, signature(path), kernels(path), packages, deviations=deviations
     )
-    return describe(NAME, FORMAT, path, model, request.scheme, signature(path), kernels(path), _PACKAGES.values())
+
+
+def _in_order(path: Path, model: Model) -> None:
+    """Lists inputs and outputs in the model's order."""
+    order = tflite_file.TfliteFile(path).signature_order([spec.name for spec in model.signature.inputs])
+    write_bytes(path, tflite_file.reordered(path, *order))
+
+
+def _planned(
+    live: Any, model: Model, request: CompileRequest, calibration: SampleSet, folder: Path, path: Path
+) -> tuple[bytes, tuple[Deviation, ...]]:
+    """The float file with the plan's numbers."""
+    plain = replace(request, scheme=Scheme.NONE, calibration=None, plan=None)
+    write_bytes(path, _convert(live, model, plain, None, lambda: None))
+    _in_order(path, model)
+    return tflite_plan.lower(
+        plan_files.read(folder),
+        PlanGraph.read(folder / plan_files.ORIGINAL),
+        path.read_bytes(),
+        calibration.x[:_MATCHED_ON],
+        float_io=request.scheme is Scheme.INT8_FLOAT_IO,
+    )
 
 
 def _refuse_open_dimensions(model: Model) -> None:

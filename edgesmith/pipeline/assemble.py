@@ -30,6 +30,7 @@ from edgesmith.result import (
     AccuracyRecord,
     ArtifactRecord,
     BoardRecord,
+    DeviationRecord,
     DeviceResult,
     EnvironmentRecord,
     FindingRecord,
@@ -115,6 +116,7 @@ def artifact_record(built: Built, folder: RunFolder) -> ArtifactRecord:
         signature_inputs=tuple(str(spec) for spec in artifact.signature.inputs),
         signature_outputs=tuple(str(spec) for spec in artifact.signature.outputs),
         toolchain=dict(artifact.toolchain),
+        deviations=tuple(DeviationRecord(**asdict(deviation)) for deviation in artifact.deviations),
     )
 
 

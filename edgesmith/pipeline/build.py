@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from edgesmith.errors import InfrastructureError, ModelError
 from edgesmith.files import sha256_bytes, sha256_file
 from edgesmith.pipeline.host import host_outputs
 from edgesmith.pipeline.prepare import Prepared
+from edgesmith.pipeline.quantization import PlannedQuantization
 from edgesmith.pipeline.store import Store
 from edgesmith.pipeline.workspace import Workspace
 from edgesmith.toolchain import versions
@@ -43,7 +45,9 @@ class Wanted:
     """An artifact to be made.
 
     Attributes:
-        isa: machine of the board it is for, e.g. "aarch64"; empty where one artifact serves all.
+        isa: instruction set of the board it is for, e.g. "aarch64"; empty where one artifact serves all.
+        plan: folder of the quantization plan it follows; None: float, or the runtime's own quantizer.
+        plan_key: names the plan's content.
     """
 
     target: str
@@ -52,6 +56,8 @@ class Wanted:
     scheme: Scheme
     per_channel: bool
     isa: str
+    plan: Path | None = None
+    plan_key: str = ""
 
     @property
     def label(self) -> str:
@@ -113,6 +119,7 @@ def build(wanted: Wanted, prepared: Prepared, work: Workspace, fresh_process: Fr
             out_dir=draft.folder,
             name=f"{wanted.variant}-{wanted.scheme.precision}",
             board_isa=wanted.isa or None,
+            plan=wanted.plan,
         )
         made = targets.get(wanted.target).compile(wanted.model, request, work.progress)
         _assert_zeros_shipped(wanted, made, prepared)
@@ -157,6 +164,7 @@ def artifact_inputs(wanted: Wanted, calibration: SampleSet | None) -> dict[str, 
         "scheme": wanted.scheme.value,
         "per_channel": wanted.per_channel,
         "isa": wanted.isa,
+        "plan": wanted.plan_key,
         "calibration": calibration.sha256 if calibration and wanted.scheme.needs_calibration else None,
         "toolchain": versions(),
     }
@@ -248,7 +256,15 @@ def _head_index(samples: SampleSet, n: int) -> NDArray[np.int64]:
 
 
 def wanted_for(
-    target: str, isa: str, *, original: Model, compressed: Model, scheme: Scheme, per_channel: bool, has_recipe: bool
+    target: str,
+    isa: str,
+    *,
+    original: Model,
+    compressed: Model,
+    scheme: Scheme,
+    per_channel: bool,
+    has_recipe: bool,
+    plan: PlannedQuantization | None = None,
 ) -> Sequence[Wanted]:
     """The float variant and, where there is a recipe, the compressed one; `isa` counts only if the target says so."""
     if not targets.get(target).capabilities().per_isa:
@@ -258,7 +274,14 @@ def wanted_for(
     )
     if not has_recipe:
         return (float_variant,)
-    return (
-        float_variant,
-        Wanted(target=target, variant="compressed", model=compressed, scheme=scheme, per_channel=per_channel, isa=isa),
+    compressed_variant = Wanted(
+        target=target,
+        variant="compressed",
+        model=compressed,
+        scheme=scheme,
+        per_channel=per_channel,
+        isa=isa,
+        plan=plan.folder if plan else None,
+        plan_key=plan.key if plan else "",
     )
+    return (float_variant, compressed_variant)

@@ -11,12 +11,14 @@ from edgesmith.pipeline import boards, stages
 from edgesmith.pipeline.build import Wanted, artifact_inputs, kept_artifact, wanted_for
 from edgesmith.pipeline.compress import step_key
 from edgesmith.pipeline.prepare import Prepared, prepare, scheme_of
+from edgesmith.pipeline.quantization import LABEL, PlannedQuantization, kept_plan
 from edgesmith.pipeline.select import select_targets
 from edgesmith.pipeline.store import Store
 from edgesmith.progress import Silent
 from edgesmith.types import Artifact, Device, Model
 from optimizer import recipe as recipes
 from optimizer import techniques
+from targets.instruction_set import instruction_set
 
 KEPT = "kept"
 TO_DO = "to do"
@@ -74,10 +76,13 @@ def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterat
         model = replace(model, sha256=key)
         shown = ", ".join(f"{name}={value}" for name, value in spec.params.items() if value not in (None, [], ()))
         yield PlannedStep(spec.name, KEPT if known else TO_DO, shown)
+    quantization = kept_plan(prepared, model, store)
+    if quantization is not None:
+        yield PlannedStep(LABEL, KEPT if quantization.cached else TO_DO, "ranges, repairs and exceptions, once for all")
     seen: dict[Wanted, PlannedStep] = {}
     measured = []
     for device in wanted:
-        items = _artifacts(prepared, device, model, store)
+        items = _artifacts(prepared, device, model, quantization, store)
         for item in items:
             seen.setdefault(item, _artifact_step(item, prepared, store))
         kept = [kept_artifact(item, prepared.calibration, store) for item in items]
@@ -86,7 +91,9 @@ def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterat
     yield from measured
 
 
-def _artifacts(prepared: Prepared, device: Device, compressed: Model, store: Store) -> tuple[Wanted, ...]:
+def _artifacts(
+    prepared: Prepared, device: Device, compressed: Model, quantization: PlannedQuantization | None, store: Store
+) -> tuple[Wanted, ...]:
     info = boards.remembered_info(device, store)
     scheme = scheme_of(prepared.recipe)
     selection = select_targets(prepared.loaded, device, prepared.model, scheme, info)
@@ -95,12 +102,13 @@ def _artifacts(prepared: Prepared, device: Device, compressed: Model, store: Sto
         for target in selection.names
         for item in wanted_for(
             target,
-            info.machine if info else "",
+            instruction_set(info) if info else "",
             original=prepared.model,
             compressed=compressed,
             scheme=scheme,
             per_channel=recipes.quant_request(prepared.recipe).per_channel,
             has_recipe=bool(prepared.recipe.steps),
+            plan=quantization,
         )
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from calibration import checks
-from calibration.samples import load_samples, synthetic_samples
+from calibration.samples import load_samples, some, synthetic_samples
 from edgesmith.config import DataSource, LoadedConfig
 from edgesmith.errors import DataError, ModelError
 from edgesmith.pipeline.ready import find_ready
@@ -18,6 +18,8 @@ from optimizer import recipe as recipes
 from optimizer.load import load_model
 
 _SYNTHETIC_SAMPLES = 128
+_TUNING_SAMPLES = 2000
+"""Enough to see a point of accuracy; more would make every trial of the search slower."""
 
 Role = Literal["train", "calibration", "evaluation"]
 
@@ -27,6 +29,8 @@ class Prepared:
     """What every later stage works from.
 
     Attributes:
+        tuning: samples that choices about quantization are made on: of the training set, else the calibration samples;
+            never of the evaluation. None where nothing has to be chosen.
         n_classes: of a classifier; None where the output is no list of class scores.
         findings: what the checks noticed without refusing.
         ready: the model is compiled already and is measured as it is; else None.
@@ -39,6 +43,7 @@ class Prepared:
     evaluation: SampleSet
     train: SampleSet | None
     calibration: SampleSet | None
+    tuning: SampleSet | None
     n_classes: int | None
     findings: tuple[Finding, ...]
     ready: Artifact | None = None
@@ -99,11 +104,37 @@ def prepare(loaded: LoadedConfig, store: Store, progress: Progress, *, allow_syn
         evaluation=evaluation,
         train=train,
         calibration=calibration,
+        tuning=_tuning(loaded, recipe, train, calibration, evaluation, load, spec, n_classes),
         n_classes=n_classes,
         findings=tuple(findings),
         ready=None if ready is None else ready.artifact,
         reference=None if ready is None else ready.reference,
     )
+
+
+def _tuning(
+    loaded: LoadedConfig,
+    recipe: Recipe,
+    train: SampleSet | None,
+    calibration: SampleSet | None,
+    evaluation: SampleSet,
+    load: Callable[[DataSource, Role], SampleSet],
+    spec: TensorSpec,
+    n_classes: int | None,
+) -> SampleSet | None:
+    """What the choice of layers kept in float32 is made on."""
+    plan = recipes.quant_request(recipe).plan
+    if plan is None or not plan.search or loaded.config.budget.accuracy_drop_pp is None or calibration is None:
+        return None
+    source = loaded.config.data.train
+    if source is None or calibration.synthetic:
+        return calibration
+    whole = train or load(source, "train")
+    tuning = checks.without_shared(some(whole, _TUNING_SAMPLES + len(calibration), loaded.config.seed), calibration)
+    tuning = some(tuning, _TUNING_SAMPLES, loaded.config.seed)
+    checks.check_samples(tuning, spec, n_classes=n_classes)
+    checks.check_overlap(tuning, evaluation)
+    return tuning
 
 
 def scheme_of(recipe: Recipe) -> Scheme:

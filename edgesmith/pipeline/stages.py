@@ -20,12 +20,14 @@ from edgesmith.pipeline.compress import StepOutcome, compress
 from edgesmith.pipeline.facts import model_facts
 from edgesmith.pipeline.host import Outputs, host_outputs
 from edgesmith.pipeline.prepare import Prepared, scheme_of
+from edgesmith.pipeline.quantization import LABEL, PlannedQuantization, plan_quantization
 from edgesmith.pipeline.recorder import Recorder, compile_step_record, data_record, step_record
 from edgesmith.pipeline.select import select_targets
 from edgesmith.pipeline.workspace import Workspace
 from edgesmith.result import StepRecord
-from edgesmith.types import BoardInfo, Device
+from edgesmith.types import BoardInfo, Device, Finding
 from optimizer import recipe as recipes
+from targets.instruction_set import instruction_set
 
 
 @dataclass(slots=True)
@@ -125,7 +127,10 @@ def compile_all(
     Returns:
         Device name -> its artifacts, float before compressed for each target.
     """
-    plan = {device.name: _wanted(stage, device, prepared, steps) for device in wanted}
+    quantization = plan_quantization(prepared, steps[-1].model, stage.work)
+    if quantization is not None:
+        _record_plan(stage, quantization)
+    plan = {device.name: _wanted(stage, device, prepared, steps, quantization) for device in wanted}
     made: dict[Wanted, Built] = {}
     with contextlib.ExitStack() as stack:
 
@@ -150,7 +155,24 @@ def compile_all(
     return {name: tuple(made[item] for item in items) for name, items in plan.items()}
 
 
-def _wanted(stage: Stage, device: Device, prepared: Prepared, steps: Sequence[StepOutcome]) -> tuple[Wanted, ...]:
+def _record_plan(stage: Stage, quantization: PlannedQuantization) -> None:
+    """Writes down the plan, or why each runtime quantizes by itself."""
+    stage.recorder.update(quantization=quantization.record)
+    if quantization.cached:
+        stage.recorder.add_work(reused=[LABEL])
+    if quantization.folder is None:
+        text = f"Each runtime's own quantizer was used, with min-max ranges: {quantization.reason}"
+        finding = Finding(severity="warning", code="no_common_plan", text=text)
+        stage.recorder.add_findings([assemble.finding_record(finding)])
+
+
+def _wanted(
+    stage: Stage,
+    device: Device,
+    prepared: Prepared,
+    steps: Sequence[StepOutcome],
+    quantization: PlannedQuantization | None,
+) -> tuple[Wanted, ...]:
     info = stage.infos.get(device.name)
     if info is None:
         return ()
@@ -164,11 +186,12 @@ def _wanted(stage: Stage, device: Device, prepared: Prepared, steps: Sequence[St
         for target in selection.names
         for item in wanted_for(
             target,
-            info.machine,
+            instruction_set(info),
             original=prepared.model,
             compressed=steps[-1].model,
             scheme=scheme,
             per_channel=request.per_channel,
             has_recipe=bool(prepared.recipe.steps),
+            plan=quantization,
         )
     )

@@ -89,6 +89,17 @@ def test_ops_go_by_the_users_own_layers():
     assert len(weighted) == 4
 
 
+def test_layers_that_differ_by_a_number_are_told_apart(tmp_path: Path):
+    """Keras numbers the layers nobody named, and tracing numbers their scopes."""
+    keras = import_keras()
+    keras.utils.clear_session()
+    x = image = keras.Input((8, 8, 3))
+    for _ in range(3):
+        x = keras.layers.Conv2D(4, 3, activation="relu")(x)
+    graph = make_plan_graph(loaded(keras.Model(image, x), tmp_path), Silent())
+    assert [op.layer for op in graph.ops if op.weight] == ["conv2d", "conv2d_1", "conv2d_2"]
+
+
 def test_batch_normalization_is_folded_and_activations_are_fused(tmp_path: Path):
     model = tiny_networks.network()
     graph = make_plan_graph(loaded(model, tmp_path), Silent())
