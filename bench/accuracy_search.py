@@ -3,14 +3,15 @@
     python -m bench.accuracy_search                        # the networks below
     python -m bench.accuracy_search separable --budget 0.5
 
-The networks are those of `bench.int8.models`, quantized the plain way (min-max ranges, no repairs, one weight scale for
-a kernel), so that full int8 misses the budget. Both ways have the same plan, the same tuning samples (from the training
+The networks are those of `bench.int8.models`, quantized the plain way (min-max ranges, no repairs), most with 4-bit
+weights, so that a network quantized throughout misses the budget. Both ways have the same plan, the same tuning samples (from the training
 split, behind those of the training) and the same budget; what they end in is judged on the test split.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -29,15 +30,15 @@ from optimizer.ptq.accurate import Effort, accurate_plan
 from optimizer.ptq.make import make_plan
 from optimizer.ptq.search import Trial, smallest_prefix
 from optimizer.ptq.sensitivity import outputs_of
-from optimizer.ptq.settings import PtqSettings
+from optimizer.ptq.settings import PtqScheme, PtqSettings
 from optimizer.ptq.task import Task
 from targets import onnx_emulator
 from targets.plan_export import make_plan_graph
 from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph
 
-NAMES = ("mobilenet_v1", "separable", "conv1d")
-PLAIN = PtqSettings(observer="minmax", equalize=False, smooth=False, bias_correction=False, per_channel=False)
+NAMES = ("mobilenet_v1", "separable", "resnet8")
+PLAIN = PtqSettings(observer="minmax", equalize=False, smooth=False, bias_correction=False)
 CALIBRATION, TUNING = 256, 2000
 
 
@@ -45,40 +46,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", default=NAMES)
     parser.add_argument("--budget", type=float, default=1.0, help="percentage points of top-1")
+    parser.add_argument("--scheme", default="int4-weights", choices=("int8", "int4-weights"))
     parser.add_argument("--cache", type=Path, default=models.default_cache())
     parser.add_argument("--out", type=Path, help="results as JSON")
     asked = parser.parse_args()
     rows = []
     for name in asked.names:
-        rows.append(row(name, asked.budget, asked.cache))
+        rows.append(row(name, asked.scheme, asked.budget, asked.cache))
         print(json.dumps(rows[-1], indent=2), flush=True)
     if asked.out:
         asked.out.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def row(name: str, budget: float, cache: Path) -> dict[str, Any]:
+def row(name: str, scheme: PtqScheme, budget: float, cache: Path) -> dict[str, Any]:
     """One network, both ways."""
     entry = models.entry(name)
     samples = data.load(entry.data, cache, calibration=CALIBRATION + TUNING, evaluation=10_000)
     graph = make_plan_graph(load_model(cache / "zoo" / f"{name}.keras", workdir=cache / "loaded"), Silent())
     x, tuning = samples.calibration.x[:CALIBRATION], samples.calibration.x[CALIBRATION:]
     labels = samples.calibration.y[CALIBRATION:]
+    settings = dataclasses.replace(PLAIN, scheme=scheme)
     started = time.perf_counter()
     # A thousand trials: the search ends by itself.
     found = accurate_plan(
-        graph, x, tuning, labels, PLAIN, budget, effort=Effort(max_trials=1000, deadline_seconds=3600)
+        graph, x, tuning, labels, settings, budget, effort=Effort(max_trials=1000, deadline_seconds=3600)
     )
     seconds = time.perf_counter() - started
-    base = make_plan(graph, x, PLAIN)
+    base = make_plan(graph, x, settings)
     by_sqnr = () if found.sensitivities is None else found.sensitivities.by_sqnr
     plain = smallest_prefix(lambda keep: trial(base, keep, tuning, labels), by_sqnr, budget)
     full = found.outcome.trial_of(())
     kept_plain = plan_layers.with_float(base, dict.fromkeys(plain.keep, "plain"))
     return {
         "name": name,
+        "scheme": scheme,
         "budget_pp": budget,
         "layers": len(plan_layers.kinds_of_layers(base)),
-        "full_int8_drop_pp": None if full is None else full.drop.pp,
+        "full_drop_pp": None if full is None else full.drop.pp,
         "search": {
             "kept": list(found.kept),
             "drop_pp": found.drop.pp,

@@ -14,7 +14,7 @@ from edgesmith.frameworks import import_onnxruntime, third_party_warnings
 from edgesmith.native_log import captured
 from edgesmith.progress import Progress
 from edgesmith.types import Model
-from targets import keras_model, onnx_export, onnx_file, onnx_order, plan_normalise, plan_squeeze
+from targets import keras_model, onnx_export, onnx_file, onnx_order, plan_normalise, plan_scales, plan_squeeze
 from targets.plan_graph import LAYERS_KEY, PlanGraph, run_batches
 from targets.plan_layers import LayerNames
 from targets.plan_ops import unique_node_names
@@ -75,6 +75,7 @@ def _finished(proto: Any, model: Model, *, layer_names: LayerNames | None) -> Pl
         proto = onnx.load(folded)
     plan_normalise.constants_to_initializers(proto)
     plan_normalise.skip_identities(proto)
+    plan_scales.multipliers_folded(proto)
     plan_normalise.dense_layers(proto)
     onnx_order.normalise(proto)
     unique_node_names(proto)
