@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.affine import choose_params
+from calibration.affine import choose_params, range_of
 from edgesmith.types import QuantParams, QuantPlan
 from targets.plan_graph import PlanGraph
 from targets.tflite_kernels import CLAMPS, MOVES
@@ -24,7 +24,7 @@ class Grids:
     Attributes:
         names: tensor -> plan tensor whose numbers it takes: its twin, or that of a neighbour with the same values
             but for moved or cut ones. Tensors without either are left out.
-        observed: tensor without a name -> lowest and highest value on the samples.
+        observed: tensor without a grid in the plan -> lowest and highest value on the samples.
     """
 
     def __init__(self, plan: QuantPlan, names: Mapping[int, str], observed: Mapping[int, tuple[float, float]]) -> None:
@@ -48,8 +48,8 @@ class Grids:
         if known is not None and known.params is not None:
             if known.params.dtype == width:
                 return known.params, True
-            if known.low is not None and known.high is not None:
-                return choose_params(known.low, known.high, dtype=width, symmetric=symmetric), True
+            low, high = range_of(known.params) if known.low is None or known.high is None else (known.low, known.high)
+            return choose_params(low, high, dtype=width, symmetric=symmetric), True
         low, high = self.observed.get(tensor, (0.0, 0.0))
         return choose_params(low, high, dtype=width, symmetric=symmetric), False
 

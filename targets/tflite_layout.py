@@ -75,12 +75,38 @@ def layouts(kind: str, weight_axis: int, shape: tuple[int, ...], stored: tuple[i
             yield Layout(axes=axes, shape=stored, axis=axis)
 
 
-def find_layout(kind: str, weight_axis: int, kernel: NDArray[Any], stored: NDArray[Any]) -> Layout | None:
-    """The layout in which both kernels hold the same values; None where there is none."""
+def find_layout(
+    kind: str, weight_axis: int, kernel: NDArray[Any], stored: NDArray[Any]
+) -> tuple[Layout, NDArray[np.float64]] | None:
+    """The layout in which both kernels hold the same values, but for a factor per output channel.
+
+    Args:
+        kind: of the TFLite op.
+        weight_axis: of the plan graph's kernel: output channels.
+        kernel: the plan graph's, float.
+        stored: the file's, float.
+
+    Returns:
+        The layout, and the factors [C] that the converter folded into the file's kernel: all exactly 1 where it folded
+        none. None where there is no such layout.
+    """
+    folded = None
     for layout in layouts(kind, weight_axis, kernel.shape, stored.shape):
-        if same(layout.stored(kernel), stored):
-            return layout
-    return None
+        turned = layout.stored(kernel)
+        if same(turned, stored):
+            return layout, np.ones(kernel.shape[weight_axis])
+        folded = folded or _folded(layout, turned, stored)
+    return folded
+
+
+def _folded(layout: Layout, turned: NDArray[Any], stored: NDArray[Any]) -> tuple[Layout, NDArray[np.float64]] | None:
+    rows, held = (np.moveaxis(a, layout.axis, 0).reshape(turned.shape[layout.axis], -1) for a in (turned, stored))
+    energy = np.sum(rows.astype(np.float64) ** 2, axis=1)
+    gain = np.sum(rows.astype(np.float64) * held, axis=1) / np.where(energy > 0, energy, 1.0)
+    gain = np.where(gain != 0, gain, 1.0)
+    rest = np.abs(rows * gain[:, None] - held).max(axis=1, initial=0.0)
+    close = rest <= _SAME * np.abs(held).max(axis=1, initial=0.0)
+    return (layout, gain) if bool(close.all()) else None
 
 
 def same(one: NDArray[Any], other: NDArray[Any]) -> bool:

@@ -57,8 +57,9 @@ def lower(
     repaired = model.content(compact=False)
     check(repaired, planned.graph, [array[:2] for array in x], model.outputs)
     named = inherited(model, found)
-    made = [int(i) for op in model.ops for i in op.outputs]
-    unknown = [tensor for tensor in [*model.inputs, *made] if model.is_float(tensor) and tensor not in named]
+    rounded = {tensor.name for tensor in planned.plan.tensors if tensor.params is not None}
+    made = [*model.inputs, *(int(i) for op in model.ops for i in op.outputs)]
+    unknown = [tensor for tensor in made if model.is_float(tensor) and named.get(tensor) not in rounded]
     grids = Grids(planned.plan, named, observe(repaired, planned.graph, x, unknown))
     writer = Writer(model, planned, places, found, grids)
     writer.write(float_io=float_io)

@@ -40,12 +40,12 @@ def repair(model: TfliteModel, roles: Sequence[Role], original: PlanGraph, repai
     nodes = {node.name: node for node in original.proto.graph.node}
     for op, role in zip(model.ops, roles, strict=True):
         taken: set[str] = set()
-        if role.layout is not None and role.op is not None and role.op.weight is not None:
-            taken = {role.op.weight} | ({role.op.bias} if role.op.bias else set())
-            if role.op.weight in changed:
-                _replace(model, op, WEIGHT, role.layout.stored(repaired.constants[role.op.weight]))
-            if role.op.bias in changed:
-                _replace_bias(model, op, repaired.constants[role.op.bias].ravel())
+        if (kernel := role.kernel) is not None and kernel.op.weight is not None:
+            taken = {kernel.op.weight} | ({kernel.op.bias} if kernel.op.bias else set())
+            if kernel.op.weight in changed:
+                _replace(model, op, WEIGHT, kernel.weight(repaired.constants[kernel.op.weight]))
+            if kernel.op.bias in changed:
+                _replace_bias(model, op, kernel.bias(repaired.constants[kernel.op.bias]))
         names = {n for plan_op in role.inside for node in plan_op.nodes for n in nodes[node].input} & changed - taken
         for name in sorted(names):
             _replace_equal(model, op, original.constants[name], repaired.constants[name])

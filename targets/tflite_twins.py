@@ -2,17 +2,66 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgesmith.types import QuantParams
 from targets.plan_graph import PlanGraph, PlanOp
 from targets.tflite_kernels import BIAS, WEIGHT, WEIGHTED
 from targets.tflite_layout import Layout, find_layout, same
 from targets.tflite_match import Match
 from targets.tflite_model import TfliteModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """How a plan op's kernel lies in an op of the file.
+
+    The converter folds a following multiplication or addition of constants (3 in a hard sigmoid) into kernel and bias:
+    in the file they are kernel * gain and bias * gain + shift.
+
+    Attributes:
+        op: the plan op.
+        layout: of the kernel.
+        gain: [C], not 0; all exactly 1 where nothing is folded in.
+        shift: [C].
+    """
+
+    op: PlanOp
+    layout: Layout
+    gain: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+    def weight(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A float kernel of the plan graph as the file holds it."""
+        turned = np.moveaxis(self.layout.stored(values), self.layout.axis, -1) * self.gain
+        return np.moveaxis(turned, -1, self.layout.axis).astype(np.float32)
+
+    def bias(self, values: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """A float bias of the plan graph, [C] or none, as the file holds it."""
+        plain = 0.0 if values is None else values.ravel().astype(np.float64)
+        return np.asarray(plain * self.gain + self.shift, np.float32)
+
+    def integers(self, values: NDArray[np.int8], grid: QuantParams) -> tuple[NDArray[np.int8], QuantParams]:
+        """An integer kernel and its grid as the file holds them: a gain changes the scales, a sign the integers."""
+        axis = None if grid.axis is None else self.layout.axis
+        stored = self.layout.stored(values)
+        if bool((self.gain == 1).all()):
+            return stored, dataclasses.replace(grid, axis=axis)
+        turned = np.moveaxis(stored, self.layout.axis, -1) * np.sign(self.gain).astype(np.int8)
+        scale = np.array(grid.scale, np.float64) * np.abs(self.gain)
+        folded = dataclasses.replace(
+            grid,
+            scale=tuple(float(value) for value in scale.astype(np.float32)),
+            zero_point=(0,) * len(scale),
+            axis=self.layout.axis,
+        )
+        return np.moveaxis(turned, -1, self.layout.axis), folded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +72,12 @@ class Role:
         op: the plan op that names it: the one with its kernel, else the one whose output it, or what follows it, makes.
             None where what it makes is no tensor of the plan.
         inside: the plan ops that it and its unmatched neighbours compute.
-        layout: of its kernel, where it has one and that is the plan op's; else None.
+        kernel: where its kernel is the plan op's; else None.
     """
 
     op: PlanOp | None
     inside: tuple[PlanOp, ...]
-    layout: Layout | None
+    kernel: Kernel | None
 
 
 def roles(model: TfliteModel, graph: PlanGraph, match: Match) -> list[Role]:
@@ -49,7 +98,7 @@ def roles(model: TfliteModel, graph: PlanGraph, match: Match) -> list[Role]:
     for op in model.ops:
         below = _first_matched(op, readers, match)
         if below is None:
-            found.append(Role(op=None, inside=(), layout=None))
+            found.append(Role(op=None, inside=(), kernel=None))
             continue
         inside = _inside(graph, match.twin[below], _known_above(op, makers, match))
         found.append(_role(model, op, graph, inside, match.twin[below]))
@@ -103,21 +152,26 @@ def _inside(graph: PlanGraph, output: str, known: set[str]) -> tuple[PlanOp, ...
 def _role(model: TfliteModel, op: Any, graph: PlanGraph, inside: tuple[PlanOp, ...], output: str) -> Role:
     kind = model.kind(op)
     if kind in WEIGHTED and (stored := model.constant(int(op.inputs[WEIGHT]))) is not None:
-        for planned in inside:
-            if planned.weight is None or planned.weight_axis is None or not _same_bias(model, op, graph, planned):
-                continue
-            layout = find_layout(kind, planned.weight_axis, graph.constants[planned.weight], stored)
-            if layout is not None:
-                return Role(op=planned, inside=inside, layout=layout)
-    return Role(op=graph.producer(output), inside=inside, layout=None)
+        position = BIAS[kind]
+        bias = model.constant(int(op.inputs[position])) if position < len(op.inputs) else None
+        found = [k for planned in inside if (k := _kernel(kind, graph, planned, stored, bias)) is not None]
+        # Unchanged ones first: a kernel with a single value per channel is any other's, but for a factor.
+        if found:
+            kernel = min(found, key=lambda k: (not bool((k.gain == 1).all()), bool(k.shift.any())))
+            return Role(op=kernel.op, inside=inside, kernel=kernel)
+    return Role(op=graph.producer(output), inside=inside, kernel=None)
 
 
-def _same_bias(model: TfliteModel, op: Any, graph: PlanGraph, planned: PlanOp) -> bool:
-    position = BIAS[model.kind(op)]
-    tensor = int(op.inputs[position]) if position < len(op.inputs) else -1
-    wanted = None if planned.bias is None else graph.constants[planned.bias].ravel()
-    held = model.constant(tensor)
-    if held is None or wanted is None:
-        # The converter leaves a bias of zeros out, and the plan graph may have none where the file has zeros.
-        return not any(np.any(values) for values in (held, wanted) if values is not None)
-    return same(wanted, held.ravel()) or same(held.ravel(), wanted)
+def _kernel(
+    kind: str, graph: PlanGraph, planned: PlanOp, stored: NDArray[Any], bias: NDArray[Any] | None
+) -> Kernel | None:
+    if planned.weight is None or planned.weight_axis is None:
+        return None
+    found = find_layout(kind, planned.weight_axis, graph.constants[planned.weight], stored)
+    if found is None:
+        return None
+    layout, gain = found
+    held = np.zeros(len(gain)) if bias is None else bias.ravel().astype(np.float64)
+    own = np.zeros(len(gain)) if planned.bias is None else graph.constants[planned.bias].ravel().astype(np.float64)
+    shift = np.zeros(len(gain)) if same(own * gain, held) or same(held, own * gain) else held - own * gain
+    return Kernel(op=planned, layout=layout, gain=gain, shift=shift)

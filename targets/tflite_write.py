@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -146,7 +145,7 @@ class Writer:
         source = self._read(op, 2 if kind == "TRANSPOSE_CONV" else 0, role, width)
         weights, integers, bias = self._kernel(op, role, source)
         stored = "int4" if weights.dtype == "int4" and kernels.stores_int4(kind, width) else "int8"
-        name = role.op.name if role.layout is not None and role.op is not None else model.name(int(op.outputs[0]))
+        name = role.kernel.op.name if role.kernel is not None else model.name(int(op.outputs[0]))
         put(op, kernels.WEIGHT, model.add_constant(name + WEIGHT_SUFFIX, integers, weights, dtype=stored))
         if bias is not None:
             self._set_bias(op, bias, source, weights, f"{name}/bias", width)
@@ -159,11 +158,10 @@ class Writer:
     ) -> tuple[QuantParams, NDArray[np.int8], NDArray[np.float32] | None]:
         """Grid and integers of an op's kernel, laid out as the file has it, and its float bias [C] or None."""
         model, kind = self._model, self._model.kind(op)
-        if role.layout is not None and role.op is not None and (grid := self._weights[role.op.name]) is not None:
-            weights = dataclasses.replace(grid, axis=None if grid.axis is None else role.layout.axis)
-            constants = self._planned.graph.constants
-            bias = None if role.op.bias is None else constants[role.op.bias].ravel()
-            return weights, role.layout.stored(self._planned.integers[role.op.name]), bias
+        if (held := role.kernel) is not None and (grid := self._weights[held.op.name]) is not None:
+            integers, weights = held.integers(self._planned.integers[held.op.name], grid)
+            bias = None if held.op.bias is None else self._planned.graph.constants[held.op.bias]
+            return weights, integers, held.bias(bias)
         position = kernels.BIAS[kind]
         values = model.values(int(op.inputs[kernels.WEIGHT]))
         bias = model.constant(int(op.inputs[position])) if position < len(op.inputs) else None
