@@ -251,7 +251,7 @@ def _factor(own: Float, book: Float) -> float | None:
     for ratio in ratios[np.argsort(np.abs(np.log(np.abs(ratios))), kind="stable")]:  # 1 first
         wanted = own / ratio
         gap = np.abs(wanted[:, None] - book[None]).min(axis=1)
-        if (gap <= 1e-5 * np.abs(book).max()).all():
+        if (gap <= 1e-5 * np.abs(wanted).max()).all():  # not of the book: against that, all small values are alike
             return float(abs(ratio))
     return None
 

@@ -195,6 +195,13 @@ def test_a_pruned_kernel_is_not_taken_for_a_clustered_one():
     assert weights.shared_factors(op, kernel) is None
 
 
+def test_a_pointwise_kernel_with_a_dead_input_is_not_taken_for_a_clustered_one():
+    kernel = random(32, 64, 1, 1)
+    kernel[:, 5] *= 1e-9  # against this value as the unit, all others would be alike
+    _, op, _ = alone("Conv", kernel, (64, 6, 6))
+    assert weights.shared_factors(op, kernel) is None
+
+
 def test_one_scale_for_the_kernel_where_the_user_says_so():
     kernel = random(6, 5, 3, 3)
     _, op, _ = alone("Conv", kernel, (5, 6, 6))
