@@ -98,13 +98,7 @@ def fit(stepwise: Stepwise, rules: Rules, grids: Mapping[str, QuantParams], how:
         if op.weight is None or not rules.quantized(op):
             made = stepwise.run(step, streams.seen_by(op))
         else:
-            rows = None
-            if how.fitted or how.learn:
-                inputs = {"quantized": streams.seen_by(op)[op.inputs[0]], "real": streams.real[op.inputs[0]]}
-                most = _TO_ROUND if how.learn else _TO_SCALE
-                rows = weights.input_rows(stepwise.graph, op, inputs, most=most, seed=how.seed)
-            found = None if rows is None else weights.moments(*rows, centred=how.correct)
-            del rows
+            found = _moments(stepwise, step, streams, how) if how.fitted or how.learn else None
             _decide(stepwise, step, rules, grids, how, found, numbers)
             made = _compute(stepwise, step, streams, grids, numbers)
             if how.learn and found is not None:
@@ -115,6 +109,19 @@ def fit(stepwise: Stepwise, rules: Rules, grids: Mapping[str, QuantParams], how:
                     made = _shifted(stepwise, step, grids, numbers, shift, made)
         streams.keep(step, real, made)
     return numbers
+
+
+def _moments(stepwise: Stepwise, step: Step, streams: _Streams, how: How) -> weights.Moments | None:
+    """What the op's inputs are like; None where its rows are no products with the input."""
+    op = step.op
+    inputs = {"quantized": streams.seen_by(op)[op.inputs[0]]}
+    if how.learn:
+        inputs["real"] = streams.real[op.inputs[0]]
+    most = _TO_ROUND if how.learn else _TO_SCALE
+    rows = weights.input_rows(stepwise.graph, op, inputs, most=most, seed=how.seed)
+    if rows is None:
+        return None
+    return weights.moments(rows[0], rows[1] if how.learn else None, centred=how.correct)
 
 
 class _Streams:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,8 @@ from targets.plan_ops import PlanOp
 Array = NDArray[np.float32]
 Float = NDArray[np.float64]
 
-CLIPS = tuple(float(value) for value in np.linspace(1.0, 0.7, 13))
-"""Parts of a channel's largest weight that its scale may cover."""
+CLIPS = {"int8": (1.0, 0.98, 0.96, 0.94, 0.92, 0.9, 0.85), "int4": tuple(np.linspace(1.0, 0.6, 17).tolist())}
+"""Parts of a channel's largest weight that its scale may cover: of few steps more are worth giving up."""
 
 SHARED_VALUES = 64
 """A kernel with at most as many distinct values besides zero was clustered."""
@@ -106,20 +107,21 @@ def input_rows(
     return None
 
 
-def moments(quantized: Array, real: Array, *, centred: bool) -> Moments:
+def moments(quantized: Array, real: Array | None, *, centred: bool) -> Moments:
     """Second moments of the two streams that `input_rows` gave.
 
     Args:
         quantized: float32 [G, M, K].
-        real: float32 [G, M, K].
+        real: float32 [G, M, K]; None: the same, where `cross` will not be asked for.
         centred: leave the means out: a bias correction follows, which takes care of them.
     """
     if centred:
         quantized = quantized - quantized.mean(axis=1, keepdims=True)
-        real = real - real.mean(axis=1, keepdims=True)
+        real = None if real is None else real - real.mean(axis=1, keepdims=True)
     turned = np.swapaxes(quantized, 1, 2) / np.float32(quantized.shape[1])
-    cross = np.swapaxes(turned @ real, 1, 2)
-    return Moments(second=(turned @ quantized).astype(np.float64), cross=cross.astype(np.float64))
+    second = (turned @ quantized).astype(np.float64)
+    cross = second if real is None else np.swapaxes(turned @ real, 1, 2).astype(np.float64)
+    return Moments(second=second, cross=cross)
 
 
 def choose_scale(
@@ -183,15 +185,11 @@ def _fitted(op: PlanOp, weight: NDArray[Any], scale: Float, limit: int, found: M
     w = rows(op, weight).astype(np.float64)
     base = scale.reshape(w.shape[0], w.shape[1], 1)
     best, least = base.copy(), np.full(w.shape[:2], np.inf)
-    for clip in CLIPS:
+    for clip in CLIPS["int8" if limit > 7 else "int4"]:
         tried = (base * clip).astype(np.float32).astype(np.float64)
-        error = rounding.nearest(w / tried, limit) * tried - w
-        if found is None:
-            cost = (error * error).sum(axis=-1)
-        elif w.shape[-1] <= 512:
-            cost = ((error @ found.second) * error).sum(axis=-1)
-        else:
-            cost = (error * error * np.diagonal(found.second, axis1=1, axis2=2)[:, None]).sum(axis=-1)
+        error = (rounding.nearest(w / tried, limit) * tried - w).astype(np.float32)
+        seen = error if found is None else error @ found.second.astype(np.float32)
+        cost = (seen * error).sum(axis=-1, dtype=np.float64)
         better = cost < 0.99 * least
         least = np.where(better, cost, least)
         best = np.where(better[..., None], tried, best)
@@ -238,8 +236,8 @@ def shared_factors(op: PlanOp, weight: NDArray[Any]) -> Float | None:
     book = max(values, key=len)
     living = int(np.count_nonzero(weight))
     if len(book) <= SHARED_VALUES and _USES * len(book) <= living:
-        factors = [_factor(own, book) if len(own) else 1.0 for own in values]
-        if None not in factors:
+        factors = list(itertools.takewhile(bool, (_factor(own, book) if len(own) else 1.0 for own in values)))
+        if len(factors) == len(values):
             return np.array(factors, np.float64)
     distinct = len(np.unique(weight[weight != 0]))
     return np.ones(len(flat)) if distinct <= SHARED_VALUES and _USES * distinct <= living else None
