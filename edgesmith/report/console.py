@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from edgesmith.report import figures, statement
+from edgesmith.report import figures, quantization, statement
 from edgesmith.report.columns import Column, Columns
 from edgesmith.report.figures import Row, one_line
 from edgesmith.report.live import ConsoleProgress
@@ -49,6 +49,7 @@ def print_result(result: Result, run_dir: Path | None = None, *, console: Consol
         _print_figures(result, console)
     _print_parity(result, console)
     _print_remarks(result, console)
+    _print_quantization(result, console)
     if result.steps:
         _print_steps(result.steps, console)
     console.print()
@@ -174,6 +175,15 @@ def _print_remarks(result: Result, console: Console) -> None:
         _indented(console, Text.assemble((finding.severity, _STYLES[finding.severity]), f"  {finding.text}{where}"), 1)
         if finding.next_step:
             _indented(console, Text(f"-> {finding.next_step}"), 4)
+
+
+def _print_quantization(result: Result, console: Console) -> None:
+    lines = quantization.lines(result)
+    if lines:
+        console.print()
+        console.print(Text("Quantization", style="bold"))
+    for line in lines:
+        _indented(console, Text(line), 1)
 
 
 def _print_steps(steps: Sequence[StepRecord], console: Console) -> None:

@@ -84,6 +84,11 @@ def points(value: float | None) -> str:
     return NA if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
+def decibels(value: float | None) -> str:
+    """A ratio of powers without the unit: 38.4. Never a minus zero."""
+    return NA if value is None else f"{round(value, 1) + 0.0:.1f}"
+
+
 def factor(value: float | None) -> str:
     """A ratio with a times sign: 3.21x."""
     return NA if value is None else f"{significant(value)}{TIMES}"

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from edgesmith.report import figures, plots, statement
+from edgesmith.report import figures, plots, quantization, quantization_plots, statement
 from edgesmith.report.checks import Check, checks
 from edgesmith.report.figures import Row, one_line
 from edgesmith.report.parity import parity_lines
@@ -44,6 +44,26 @@ class DeviceView:
     is_open: bool
 
 
+MOST_DEVIATIONS = 300
+"""Rows with one cause, of one file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizationView:
+    """What the page shows of the quantization plan, beside the record itself."""
+
+    facts: tuple[tuple[str, str], ...]
+    pictures: tuple[plots.Plot, ...]
+    how_to_get_plots: str
+    legend: tuple[tuple[str, int], ...]
+    exceptions: tuple[quantization.LayerException, ...]
+    has_drops: bool
+    reasons: tuple[str, ...]
+    deviations: tuple[quantization.ArtifactDeviations, ...]
+    faithful: tuple[str, ...]
+    most_deviations: int
+
+
 def render_html(result: Result, run_dir: Path) -> str:
     """The page.
 
@@ -61,6 +81,7 @@ def render_html(result: Result, run_dir: Path) -> str:
         alarms=statement.alarms(result),
         tiles=_tiles(result),
         devices=views,
+        quantization=_quantization(result),
         has_energy=any(r.energy_mj is not None for r in result.results),
         accuracy_head=_accuracy_head(result),
         reasons=figures.reasons(result),
@@ -92,6 +113,8 @@ def _environment() -> Environment:
         ms=figures.milliseconds,
         sig=figures.significant,
         duration=figures.seconds,
+        points=figures.points,
+        decibels=figures.decibels,
         hash=figures.short_hash,
         accuracy=figures.accuracy_text,
         params=_params,
@@ -132,6 +155,35 @@ def _devices(result: Result, run_dir: Path) -> tuple[tuple[DeviceView, ...], str
             )
         )
     return tuple(views), how_to_get_plots
+
+
+def _quantization(result: Result) -> QuantizationView | None:
+    record = result.quantization
+    if record is None:
+        return None
+    pictures: tuple[plots.Plot, ...] = ()
+    legend: tuple[tuple[str, int], ...] = ()
+    how_to_get_plots = ""
+    try:
+        pictures = quantization_plots.draw(record)
+    except ImportError:
+        how_to_get_plots = plots.HOW_TO_GET_PLOTS
+    else:
+        legend = tuple(
+            (name, quantization_plots.SERIES_OF[name]) for name in quantization_plots.drawn_precisions(record)
+        )
+    return QuantizationView(
+        facts=quantization.facts(record),
+        pictures=pictures,
+        how_to_get_plots=how_to_get_plots,
+        legend=legend,
+        exceptions=quantization.exceptions(record),
+        has_drops=any(row.drop_pp is not None for row in record.layers),
+        reasons=quantization.reasons(record),
+        deviations=quantization.deviations(result),
+        faithful=quantization.without_deviations(result),
+        most_deviations=MOST_DEVIATIONS,
+    )
 
 
 def _machine(board: BoardRecord | None) -> str:

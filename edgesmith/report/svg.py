@@ -10,6 +10,7 @@ import contextlib
 import html
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -50,21 +51,36 @@ def drawing_settings() -> Iterator[None]:
         "ytick.color": MUTED,
         "font.size": 10.5,
     }
-    with rc_context(settings):
+    with rc_context(settings), warnings.catch_warnings():
+        # The reader's browser draws the text, in a font that has the letter.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         yield
 
 
-def blank(kind: str, device: str) -> tuple[Figure, Axes]:
-    """Empty axes on a transparent ground; `kind` and `device` make the ids of the drawing its own."""
+WIDTH, HEIGHT = 6.2, 4.1
+"""Of a picture, in inches."""
+
+
+def blank(kind: str, device: str, *, left: float = 0.115, height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """Empty axes on a transparent ground.
+
+    Args:
+        kind: of picture.
+        device: it is about; both make the ids of the drawing its own.
+        left: share of the width that names beside the axes take.
+        height: in inches.
+    """
     from matplotlib import rcParams
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     # Ids inside an SVG are hashed with this salt: two pictures on one page must not share them.
     rcParams["svg.hashsalt"] = f"{kind} {device}"
-    figure = Figure(figsize=(6.2, 4.1), dpi=72)
+    figure = Figure(figsize=(WIDTH, height), dpi=72)
     FigureCanvasSVG(figure)
-    axes = figure.add_axes((0.115, 0.15, 0.825, 0.78))
+    # What stands above and below needs the same room in a picture of any height.
+    below, above = 0.15 * HEIGHT / height, 0.07 * HEIGHT / height
+    axes = figure.add_axes((left, below, 0.94 - left, 1 - below - above))
     axes.patch.set_visible(False)
     figure.patch.set_visible(False)
     for side in ("top", "right"):

@@ -12,12 +12,17 @@ from edgesmith.result import (
     AccuracyRecord,
     ArtifactRecord,
     BoardRecord,
+    CalibrationPoint,
     DataRecord,
+    DeviationRecord,
     DeviceResult,
     EnvironmentRecord,
     FindingRecord,
     LatencyRecord,
+    LayerQuantization,
+    QuantizationRecord,
     Result,
+    SearchRecord,
     StepRecord,
     Work,
 )
@@ -406,6 +411,115 @@ def hostile(run_dir: Path) -> Made:
     ]
     warning = FindingRecord(severity="warning", code="x", text=name, next_step=name)
     return build(run_dir, results, model=name, findings=(warning,))
+
+
+def layer(name: str, alone_db: float | None, **changes: object) -> LayerQuantization:
+    fields: dict[str, object] = {
+        "layer": name,
+        "kinds": ("Conv",),
+        "precision": "int8",
+        "alone_db": alone_db,
+        "alone_db_reason": "quantizing it changes nothing" if alone_db is None else None,
+        "tensor_db": None if alone_db is None else alone_db - 2.5,
+    }
+    return LayerQuantization.model_validate(fields | changes)
+
+
+def search(**changes: object) -> SearchRecord:
+    fields: dict[str, object] = {
+        "budget_pp": 1.0,
+        "met": True,
+        "drop_pp": 0.42,
+        "drop_low_pp": 0.11,
+        "drop_high_pp": 0.73,
+        "over_pp": 0.0,
+        "full_drop_pp": 2.31,
+        "trials": 14,
+        "stopped": "finished",
+        "metric": "top1",
+        "samples": 2000,
+        "source": "data/tuning.npz",
+    }
+    return SearchRecord.model_validate(fields | changes)
+
+
+def plan(**changes: object) -> QuantizationRecord:
+    """Two layers kept by the search, one by the user, and two that have no int8 kernel."""
+    costly = "costs 1.8 pp of top1 (95 % 1.1 to 2.6)"
+    alike = {"precision": "float32", "alone_db_reason": "it is not quantized", "kinds": ("LayerNormalization",)}
+    no_kernel = {**alike, "reason": "no int8 kernel for LayerNormalization"}
+    db = (29.7, 31.2, 33.9, 36.4, 38.8, 40.1, 41.9, 43.3, 44.6, 46.0, 47.7)
+    fields: dict[str, object] = {
+        "scheme": "int8-float-io",
+        "chosen": "auto ranges, equalized, fitted weight scales",
+        "variants": (
+            {"name": "minmax ranges", "output_sqnr_db": 24.6, "agreement": 0.964, "loss": 0.0061},
+            {"name": "auto ranges, fitted weight scales", "output_sqnr_db": 29.9, "agreement": 0.988, "loss": 0.0017},
+            {
+                "name": "auto ranges, equalized, fitted weight scales",
+                "output_sqnr_db": 33.3,
+                "agreement": 1.0,
+                "loss": 0.0004,
+            },
+        ),
+        "repairs": (
+            "Cross-layer equalization scaled 800 channels in 12 groups: the estimated noise there falls by 2.6 dB.",
+        ),
+        "layers": (
+            layer("block1_depthwise", 14.2, precision="float32", reason=costly, drop_pp=1.62, drop_low_pp=0.9),
+            layer("stem", 21.8, precision="float32", reason="alone costs 0.6 pp of top1", drop_pp=0.6),
+            *(layer(f"block{n}_pointwise", value) for n, value in enumerate(db)),
+            layer("rescaling", None, kinds=("Mul",)),
+            layer("norm1", None, **no_kernel),
+            layer("norm2", None, **no_kernel),
+            layer("head", None, **alike | {"kinds": ("Gemm",), "reason": "the user's keep_float"}),
+        ),
+        "kept_float": ("stem", "block1_depthwise", "norm1", "norm2", "head"),
+        "search": search(),
+        "calibration_samples": 256,
+        "calibration_curve": tuple(
+            CalibrationPoint(samples=n, distance=far)
+            for n, far in ((8, 0.212), (16, 0.131), (32, 0.079), (64, 0.019), (128, 0.012), (256, 0.0))
+        ),
+        "enough_samples": 64,
+        "seconds": 74.2,
+        "cached": False,
+    }
+    return QuantizationRecord.model_validate(fields | changes)
+
+
+def deviating(made: Made, deviations: tuple[DeviationRecord, ...], target: str = "tflite") -> Made:
+    """The same run, its compressed files of one target with deviations."""
+    results = tuple(
+        r.model_copy(update={"artifact": r.artifact.model_copy(update={"deviations": deviations})})
+        if r.artifact and r.variant == "compressed" and r.target == target
+        else r
+        for r in made.result.results
+    )
+    return Made(made.result.model_copy(update={"results": results}), made.run_dir)
+
+
+def planned(run_dir: Path, **changes: object) -> Made:
+    """A run with a plan; the .tflite file differs from it in three tensors."""
+    made = passing(run_dir)
+    twice = "LiteRT's LOGISTIC gives no other output"
+    found = (
+        DeviationRecord(layer="norm1", tensor="norm1/out", what="computed in float32", why="LiteRT has no such kernel"),
+        DeviationRecord(layer="gate1", tensor="gate1/out", what="rounded twice, first with scale 0.0039", why=twice),
+        DeviationRecord(layer="gate2", tensor="gate2/out", what="rounded twice, first with scale 0.0039", why=twice),
+    )
+    return deviating(Made(made.result.model_copy(update={"quantization": plan(**changes)}), run_dir), found)
+
+
+@pytest.fixture
+def planned_run(tmp_path: Path) -> Made:
+    return planned(tmp_path)
+
+
+@pytest.fixture
+def run_with_plan(tmp_path: Path) -> Callable[..., Made]:
+    """Builds `planned_run` with a plan changed as asked."""
+    return lambda **changes: planned(tmp_path, **changes)
 
 
 @pytest.fixture

@@ -49,7 +49,9 @@ def page(made: Any):
     return Page(render_html(made.result, made.run_dir))
 
 
-@pytest.mark.parametrize("name", ["passing_run", "mixed_run", "empty_run", "rack_run", "unchanged_run", "hostile_run"])
+@pytest.mark.parametrize(
+    "name", ["passing_run", "mixed_run", "empty_run", "rack_run", "unchanged_run", "hostile_run", "planned_run"]
+)
 def test_every_kind_of_run_gives_a_sound_page(name: str, request: pytest.FixtureRequest):
     made = request.getfixturevalue(name)
     text = render_html(made.result, made.run_dir)
