@@ -27,9 +27,17 @@ class Forms:
         written: plan tensor -> grids in which its values exist in the file.
     """
 
-    def __init__(self, model: TfliteModel, match: Match) -> None:
+    def __init__(self, model: TfliteModel, match: Match, names: Mapping[int, str]) -> None:
+        """Starts with nothing emitted.
+
+        Args:
+            model: the float file.
+            match: of its tensors.
+            names: tensor -> plan tensor whose grid it gets.
+        """
         self._model = model
-        self._match = match
+        self._same = match.same
+        self._names = names
         self._made: dict[tuple[int, _Key | None], int] = {}
         self._named: set[str] = set()
         self._borders = {*model.inputs, *model.outputs}
@@ -96,19 +104,24 @@ class Forms:
                 continue
             name = model.name(tensor)
             moved[tensor] = model.outputs[index] = self.form(tensor, None)
-            twin = self._match.twin.get(tensor)
-            model.rename(tensor, twin if twin is not None and twin not in self._named else f"{name}/integers")
             model.rename(moved[tensor], name)
+            model.rename(tensor, self._unused_name(tensor) or f"{name}/integers")
         return moved
 
     def _note(self, tensor: int, form: int, grid: QuantParams) -> None:
         """A plan tensor's integers get its name; the network's own inputs and outputs keep theirs."""
-        for name in self._match.same.get(tensor, ()):
+        for name in self._same.get(tensor, ()):
             self.written.setdefault(name, []).append(grid)
-        twin = self._match.twin.get(tensor)
-        if twin is not None and twin not in self._named and form not in self._borders:
-            self._named.add(twin)
-            self._model.rename(form, twin)
+        if form not in self._borders and (found := self._unused_name(tensor)):
+            self._model.rename(form, found)
+
+    def _unused_name(self, tensor: int) -> str:
+        """That of the plan tensor with a tensor's values; "" where there is none, or another one has it."""
+        name = self._names.get(tensor, "")
+        if name in self._named or name not in self._same.get(tensor, ()):
+            return ""
+        self._named.add(name)
+        return name
 
 
 def put(op: Any, position: int, tensor: int) -> None:

@@ -54,9 +54,16 @@ class Grids:
         return choose_params(low, high, dtype=width, symmetric=symmetric), False
 
 
-def inherited(model: TfliteModel, match: Match) -> dict[int, str]:
-    """Tensor -> plan tensor; those without a twin take the one of what they are moved from, or moved or cut into."""
-    names = dict(match.twin)
+def named(model: TfliteModel, match: Match, plan: QuantPlan) -> dict[int, str]:
+    """Tensor -> plan tensor; those without a twin take the one of what they are moved from, or moved or cut into.
+
+    Where the plan rounds a tensor only after it was transposed, say, that one names all that hold the same values.
+    """
+    rounded = {tensor.name for tensor in plan.tensors if tensor.params is not None}
+    names = {
+        tensor: next((name for name in (twin, *match.same[tensor]) if name in rounded), twin)
+        for tensor, twin in match.twin.items()
+    }
     changed = True
     while changed:
         changed = False

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgesmith.types import Deviation
 from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph
-from targets.tflite_grids import Grids, inherited, observe
+from targets.tflite_grids import Grids, named, observe
 from targets.tflite_match import match
 from targets.tflite_model import TfliteModel
 from targets.tflite_repairs import check, repair
@@ -56,11 +56,11 @@ def lower(
     repair(model, places, original, planned.graph)
     repaired = model.content(compact=False)
     check(repaired, planned.graph, [array[:2] for array in x], model.outputs)
-    named = inherited(model, found)
+    names = named(model, found, planned.plan)
     rounded = {tensor.name for tensor in planned.plan.tensors if tensor.params is not None}
     made = [*model.inputs, *(int(i) for op in model.ops for i in op.outputs)]
-    unknown = [tensor for tensor in made if model.is_float(tensor) and named.get(tensor) not in rounded]
-    grids = Grids(planned.plan, named, observe(repaired, planned.graph, x, unknown))
+    unknown = [tensor for tensor in made if model.is_float(tensor) and names.get(tensor) not in rounded]
+    grids = Grids(planned.plan, names, observe(repaired, planned.graph, x, unknown))
     writer = Writer(model, planned, places, found, grids)
     writer.write(float_io=float_io)
     return model.content(), writer.deviations

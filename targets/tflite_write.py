@@ -53,7 +53,7 @@ class Writer:
         self._roles = roles
         self._match = match
         self._grids = grids
-        self._forms = Forms(model, match)
+        self._forms = Forms(model, match, grids.names)
         self._found: dict[Deviation, None] = {}
 
     @property
