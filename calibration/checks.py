@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from calibration import arrays, binomial
+from calibration import arrays, binomial, inputs
 from calibration.samples import chosen
 from edgesmith.errors import DataError
 from edgesmith.types import Finding, SampleSet, TensorSpec
@@ -21,12 +22,12 @@ _ENOUGH = {"calibration": 100, "evaluation": 200, "train": 0}
 _CHANCE_LEVEL = 0.01
 
 
-def check_samples(samples: SampleSet, spec: TensorSpec, *, n_classes: int | None) -> tuple[Finding, ...]:
+def check_samples(samples: SampleSet, specs: Sequence[TensorSpec], *, n_classes: int | None) -> tuple[Finding, ...]:
     """Checks a set against the model it is for.
 
     Args:
         samples: the set.
-        spec: the model's input.
+        specs: the model's inputs.
         n_classes: classes the model tells apart (2 for one sigmoid output); None where it is no classifier.
 
     Returns:
@@ -38,8 +39,13 @@ def check_samples(samples: SampleSet, spec: TensorSpec, *, n_classes: int | None
     where = f"data.{samples.role} ({samples.source})"
     if len(samples) == 0:
         raise DataError(f"{where}: the set is empty.")
-    _check_form(samples, spec, where)
-    _check_finite(samples.x, "x", where)
+    columns = inputs.split(samples.x)
+    if len(columns) != len(specs):
+        raise DataError(f"{where}: samples for {len(columns)} inputs; the model takes {', '.join(map(str, specs))}.")
+    for x, spec in zip(columns, specs, strict=True):
+        name = "x" if len(specs) == 1 else spec.name
+        _check_form(x, spec, name, where)
+        _check_finite(x, name, where)
     if samples.y is not None:
         _check_labels(samples, samples.y, n_classes, where)
     return (*_count_findings(samples, where), *_content_findings(samples, n_classes, where))
@@ -74,7 +80,7 @@ def without_shared(samples: SampleSet, other: SampleSet) -> SampleSet:
     """The samples that do not occur in another set, compared as in `check_overlap`; in their order."""
     known = set(_sample_keys(other.x))
     kept = np.array([i for i, key in enumerate(_sample_keys(samples.x)) if key not in known], np.int64)
-    return samples if len(kept) == len(samples) else chosen(samples, kept)
+    return samples if len(kept) == len(samples) else chosen(samples, kept, f"without those of the {other.role} set")
 
 
 def range_hint(samples: SampleSet, float_accuracy: float, n_classes: int | None) -> Finding | None:
@@ -98,19 +104,22 @@ def range_hint(samples: SampleSet, float_accuracy: float, n_classes: int | None)
     guess = max(1.0 / n_classes, commonest)
     if guess >= 1.0 or binomial.tail(round(float_accuracy * n), n, guess) <= _CHANCE_LEVEL:
         return None
-    low, high = float(samples.x.min()), float(samples.x.max())
+    runs = ", ".join(f"{name} runs from {float(x.min()):g} to {float(x.max()):g}" for name, x in _named(samples.x))
     if samples.class_names:
         shown = ", ".join(f"{i} = {name}" for i, name in enumerate(samples.class_names[:4]))
         order = f"the class folders sorted as text ({shown}{', ...' if len(samples.class_names) > 4 else ''})"
     else:
         order = f"y, which runs from {int(samples.y.min())} to {int(samples.y.max())}"
+    usual, prepare = "", "Prepare the inputs"
+    if samples.x.dtype.kind == "f":
+        usual = f" {_usual(float(samples.x.min()), float(samples.x.max()))}"
+        prepare = f"Set `scale` and `offset` of data.{samples.role} (and of the other sets)"
     return Finding(
         severity="warning",
         code="float_accuracy_at_chance",
         text=f"The float model itself scores {float_accuracy:.1%} on {n:,} samples; guessing gives {guess:.1%}. "
-        f"The data are probably not prepared as in training: x runs from {low:g} to {high:g}. {_usual(low, high)}",
-        next_step=f"Set `scale` and `offset` of data.{samples.role} (and of the other sets) as in training, and check "
-        f"that the model's outputs are in the order of {order}.",
+        f"The data are probably not prepared as in training: {runs}.{usual}",
+        next_step=f"{prepare} as in training, and check that the model's outputs are in the order of {order}.",
     )
 
 
@@ -124,14 +133,14 @@ def _usual(low: float, high: float) -> str:
     return "Many models want 0..1 (scale: 0.5, offset: 0.5 brings -1..1 there) or 0..255 (scale: 127.5, offset: 127.5)."
 
 
-def _check_form(samples: SampleSet, spec: TensorSpec, where: str) -> None:
-    have = TensorSpec(name="x", shape=("N", *samples.x.shape[1:]), dtype=str(samples.x.dtype))
-    if not arrays.fits(samples.x.shape[1:], spec.shape[1:]):
+def _check_form(x: NDArray[Any], spec: TensorSpec, name: str, where: str) -> None:
+    have = TensorSpec(name=name, shape=("N", *x.shape[1:]), dtype=str(x.dtype))
+    if not arrays.fits(x.shape[1:], spec.shape[1:]):
         raise DataError(
             f"{where}: the samples are {have}, the model takes {spec}.",
             next_step="Prepare them in the shape the model was trained on; an image folder has `resize` and `color`.",
         )
-    if str(samples.x.dtype) != spec.dtype:
+    if str(x.dtype) != spec.dtype:
         raise DataError(f"{where}: the samples are {have}, the model takes {spec}: the dtypes differ.")
 
 
@@ -205,8 +214,9 @@ def _content_findings(samples: SampleSet, n_classes: int | None, where: str) -> 
                 next_step=f"Name real samples under data.{samples.role}.",
             )
         )
-    x = samples.x
-    if len(x) > 1 and np.array_equal(x[0], x[-1]) and bool((x == x[:1]).all()):
+    columns = inputs.split(samples.x)
+    ends = all(np.array_equal(x[0], x[-1]) for x in columns)  # looked at first: the whole set is rarely needed
+    if len(samples) > 1 and ends and all(bool((x == x[:1]).all()) for x in columns):
         found.append(
             Finding(
                 severity="warning",
@@ -230,6 +240,11 @@ def _content_findings(samples: SampleSet, n_classes: int | None, where: str) -> 
                 )
             )
     return found
+
+
+def _named(x: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
+    """(name, array) of each input."""
+    return list(zip(x.dtype.names or ("x",), inputs.split(x), strict=True))
 
 
 def _sample_keys(x: NDArray[Any]) -> list[bytes]:

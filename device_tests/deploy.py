@@ -21,7 +21,7 @@ from edgesmith.files import sha256_bytes, write_bytes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["AgentZip", "EncodedInputs", "build_agent", "encode_inputs", "ensure_agent", "push"]
+__all__ = ["AgentZip", "EncodedInputs", "build_agent", "encode_inputs", "ensure_agent", "meaning", "push"]
 
 _OLDEST_PYTHON = (3, 6)
 _CLEAN_S = 10.0
@@ -48,7 +48,7 @@ class EncodedInputs:
 
     Attributes:
         path: a `.npy` file.
-        dtype: what the values mean on arrival; the agent casts to it, which changes no value.
+        dtype: what the values mean on arrival; the agent casts to it, which changes no value. Commas between inputs.
     """
 
     path: Path
@@ -60,18 +60,20 @@ def encode_inputs(x: NDArray[Any], folder: Path) -> EncodedInputs:
     """Writes samples to `folder`, named by their hash.
 
     Floats that are all whole numbers 0..255 (pixels) travel as uint8, a quarter of the bytes and exactly the same
-    values. Other floats travel as float32, integers as they are.
+    values. Other floats travel as float32, integers as they are. Several inputs are fields called 0, 1, ...: a board's
+    numpy may be too old for the names that models use.
 
     Args:
-        x: [N, ...].
+        x: [N, ...], several inputs joined (`calibration.inputs`).
         folder: made when missing.
     """
     import numpy as np
 
-    meant = np.dtype(np.float32) if x.dtype.kind == "f" else x.dtype
-    values = x.astype(meant, copy=False)
-    if values.dtype.kind == "f" and _are_pixels(values):
-        values = values.astype(np.uint8)
+    from calibration import inputs
+
+    columns = [part.astype(np.float32, copy=False) if part.dtype.kind == "f" else part for part in inputs.split(x)]
+    packed = [part.astype(np.uint8) if part.dtype.kind == "f" and _are_pixels(part) else part for part in columns]
+    values = inputs.join(packed, [str(number) for number in range(len(packed))])
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(values), allow_pickle=False)
     content = buffer.getvalue()
@@ -79,7 +81,14 @@ def encode_inputs(x: NDArray[Any], folder: Path) -> EncodedInputs:
     path = folder / f"{sha256}.npy"
     if not path.exists():
         write_bytes(path, content)
-    return EncodedInputs(path=path, sha256=sha256, dtype=meant.name)
+    return EncodedInputs(path=path, sha256=sha256, dtype=meaning(x))
+
+
+def meaning(x: NDArray[Any]) -> str:
+    """`EncodedInputs.dtype` of samples."""
+    from calibration import inputs
+
+    return ",".join("float32" if part.dtype.kind == "f" else part.dtype.name for part in inputs.split(x[:1]))
 
 
 def _are_pixels(values: NDArray[Any]) -> bool:

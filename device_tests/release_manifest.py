@@ -57,15 +57,15 @@ class PreprocessingPart(Part):
 
     Attributes:
         text: every step that was taken, in words.
-        dtype: of a sample before a quantized input's own scale and zero point.
-        low, high: smallest and largest value among the smoke inputs, as a check.
+        dtype: of a sample before a quantized input's own scale and zero point; commas between several inputs.
+        low, high: smallest and largest value among the smoke inputs, as a check; of several inputs one each.
         resize, color, scale, offset: as configured; None and 1, 0 where nothing was done.
     """
 
     text: str
     dtype: str
-    low: float
-    high: float
+    low: float | tuple[float, ...]
+    high: float | tuple[float, ...]
     resize: tuple[int, int] | None = None
     color: str | None = None
     scale: float = 1.0

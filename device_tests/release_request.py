@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from device_tests.agent import runners
-from device_tests.deploy import encode_inputs
+from device_tests.deploy import encode_inputs, meaning
 from device_tests.release_manifest import (
     FilePart,
     Manifest,
@@ -56,7 +56,7 @@ class ReleaseRequest:
         threads: of the runtime, as measured.
         run_id: of the run that judged it.
         measured: the run's figures on this board.
-        x: [N, ...] known inputs, as the float model takes them.
+        x: [N, ...] known inputs, as the float model takes them; several joined (`calibration.inputs`).
         outputs: what this board answered to them in the run, raw, [N, ...] each.
         keep: releases kept besides the current one; at least 1.
     """
@@ -149,7 +149,7 @@ def make_manifest(
         measured=request.measured,
         smoke=SmokePart(
             inputs=_INPUTS,
-            inputs_dtype="float32" if request.x.dtype.kind == "f" else request.x.dtype.name,
+            inputs_dtype=meaning(request.x),
             outputs=tuple(
                 OutputPart(file=_output_file(index), tolerance=tolerance(output, artifact.precision))
                 for index, output in enumerate(request.outputs)

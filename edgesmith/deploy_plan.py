@@ -87,6 +87,10 @@ class DeployPlan:
             raise InputError(f"{self._folder}: the result names no artifact for {row.device}.")
         artifact = self._artifact(row, row.artifact)
         answers = known_answers.read(self._folder, row.device, row.target, row.variant)
+        from calibration import inputs
+
+        columns = inputs.split(answers.x)
+        low, high = tuple(float(part.min()) for part in columns), tuple(float(part.max()) for part in columns)
         source = self._config.data.evaluation
         prepared = next(data.source for data in self.result.data if data.role == "evaluation")
         return ReleaseRequest(
@@ -96,9 +100,9 @@ class DeployPlan:
             quantization=_quantization(artifact),
             preprocessing=PreprocessingPart(
                 text=prepared,
-                dtype=answers.x.dtype.name,
-                low=float(answers.x.min()),
-                high=float(answers.x.max()),
+                dtype=",".join(part.dtype.name for part in columns),
+                low=low[0] if len(low) == 1 else low,
+                high=high[0] if len(high) == 1 else high,
                 resize=source.resize,
                 color=source.color,
                 scale=source.scale,

@@ -32,7 +32,7 @@ from edgesmith.types import (
     SampleSet,
     Validity,
 )
-from targets.found import float_input, read_artifact
+from targets.found import float_inputs, read_artifact
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,12 +124,12 @@ def measure_artifact(
         InfrastructureError: no device could be measured.
     """
     artifact = read_artifact(path)
-    spec = float_input(artifact)
+    specs = float_inputs(artifact)
     known = load_inventory(inventory or find_inventory(None))
     boards = [known.get(name) for name in dict.fromkeys(devices)]
     source = DataSource(source=str(data.resolve()), samples=samples)
-    held = load_samples(source, role="evaluation", spec=spec, root=Path.cwd(), seed=0, progress=progress)
-    check_samples(held, spec, n_classes=None)
+    held = load_samples(source, role="evaluation", specs=specs, root=Path.cwd(), seed=0, progress=progress)
+    check_samples(held, specs, n_classes=None)
     fleet = Fleet(
         owner=owner(),
         run_id=f"measure-{secrets.token_hex(3)}",

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration import inputs
 from edgesmith.frameworks import import_keras
 from optimizer.base import Context, KerasModel
+from targets.keras_model import one_or_list
 
 _BATCH = 128
 _MOST_SAMPLES = 2048
@@ -32,7 +34,8 @@ def reestimate(model: KerasModel, x: NDArray[Any], *, seed: int = 0) -> int:
 
     Args:
         model: changed in place.
-        x: [N, ...], as the model takes it. Shuffled first, since sets are often sorted by class.
+        x: [N, ...], as the model takes it; several inputs joined (`calibration.inputs`). Shuffled first, since sets
+            are often sorted by class.
         seed: of the shuffle.
 
     Returns:
@@ -48,7 +51,7 @@ def reestimate(model: KerasModel, x: NDArray[Any], *, seed: int = 0) -> int:
     variances: list[list[NDArray[np.float64]]] = [[] for _ in layers]
     with _normalising_by_batch(layers):
         for batch in batches:
-            model(x[batch], training=False)
+            model(one_or_list(inputs.split(x[batch])), training=False)
             for i, layer in enumerate(layers):
                 means[i].append(layer.moving_mean.numpy().astype(np.float64))
                 variances[i].append(layer.moving_variance.numpy().astype(np.float64))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from calibration import inputs
 from calibration.user_code import blaming, is_reference
 from edgesmith import files
 from edgesmith.config import Section
@@ -23,6 +24,7 @@ from edgesmith.types import SampleSet
 from optimizer import batchnorm, checkpoint, losses
 from optimizer.base import Context, KerasModel
 from optimizer.checkpoint import Position, Snapshot
+from targets.keras_model import one_or_list
 
 # Enough to see batch-norm statistics settle, little enough to do after every epoch.
 _VALIDATION_BATCH_NORM_SAMPLES = 512
@@ -164,7 +166,7 @@ def finetune(
     re-estimates batch-norm statistics before it does, since lagging ones would make the loss mean nothing.
 
     Args:
-        model: built, one input.
+        model: built.
         params: `epochs` at least 1.
         context: with labelled training data.
         label: of the step; names the checkpoint.
@@ -292,18 +294,24 @@ class _Loop:
         errors = import_tensorflow().errors
         try:
             with blaming(own, self._root) if own else contextlib.nullcontext():
-                return float(self._model.train_on_batch(x, y, return_dict=True)["loss"])
+                return float(self._model.train_on_batch(self._fed(x), y, return_dict=True)["loss"])
         except errors.ResourceExhaustedError as error:
             raise InfrastructureError(
                 f"{self._label}: out of memory in a training step: {_first_line(error)}",
                 next_step=f"Lower batch_size (it is {self._params.batch_size}).",
             ) from error
         except (ValueError, TypeError, errors.InvalidArgumentError) as error:
+            given = ", ".join(f"{part.dtype}{list(part.shape)}" for part in inputs.split(x))
             raise ModelError(
                 f"{self._label}: a training step failed with loss {self._loss.text}, "
-                f"inputs {x.dtype}{list(x.shape)} and labels {y.dtype}{list(y.shape)}: {_first_line(error)}",
+                f"inputs {given} and labels {y.dtype}{list(y.shape)}: {_first_line(error)}",
                 next_step="See that labels and loss fit the model's output.",
             ) from error
+
+    @staticmethod
+    def _fed(x: NDArray[Any]) -> Any:
+        """Samples as Keras takes them."""
+        return one_or_list(inputs.split(x))
 
     def _validate(self, position: Position, *, patience: int) -> Position:
         some = np.random.default_rng([self._seed, 3]).permutation(self._split.train)[:_VALIDATION_BATCH_NORM_SAMPLES]
@@ -311,7 +319,11 @@ class _Loop:
         held = self._split.validation
         loss = float(
             self._model.evaluate(
-                self._x[held], self._loss.labels[held], batch_size=self._params.batch_size, verbose=0, return_dict=True
+                self._fed(self._x[held]),
+                self._loss.labels[held],
+                batch_size=self._params.batch_size,
+                verbose=0,
+                return_dict=True,
             )["loss"]
         )
         if position.best_loss is None or loss < position.best_loss:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from calibration import inputs
 from edgesmith import toolchain
 from edgesmith.errors import ConfigError, DataError, InternalError, ModelError
 from edgesmith.files import gzip_size, sha256_file
@@ -30,7 +31,8 @@ class CompileRequest:
     Attributes:
         scheme: how numbers are stored and computed.
         per_channel: one scale for each output channel of a weight kernel; False: one for the kernel.
-        calibration: for schemes that need it; x is float32 or whatever dtype the model takes, [N, ...].
+        calibration: for schemes that need it; x in the dtype the model takes, [N, ...], several inputs joined
+            (`calibration.inputs`).
         out_dir: where the artifact goes.
         name: its file name without the suffix.
         board_isa: machine it will run on, as `uname -m` says it ("x86_64", "aarch64"); None where any.
@@ -118,7 +120,7 @@ class Target(Protocol):
 
         Args:
             path: the artifact.
-            x: [N, ...], in the dtype of the model it was made from.
+            x: [N, ...], in the dtype of the model it was made from; several inputs joined (`calibration.inputs`).
 
         Yields:
             name and float32 [N, ...] in the file's layout.
@@ -172,7 +174,7 @@ def check_request(can: Capabilities, model: Model, request: CompileRequest) -> N
     Raises:
         ConfigError: the scheme is none of the target's.
         ModelError: the kind of model is none of the target's, or an input has an open dimension besides the batch.
-        DataError: calibration is missing, empty, or of another shape or dtype than the model's input.
+        DataError: calibration is missing, empty, or of another shape or dtype than the model's inputs.
     """
     if model.kind not in can.model_kinds:
         raise ModelError(
@@ -195,17 +197,14 @@ def _check_calibration(target: str, signature: Signature, scheme: Scheme, calibr
             f"{target}: scheme '{scheme}' needs calibration samples, and there are none.",
             next_step="Name them under `data.calibration`: 100 to 500 typical inputs.",
         )
-    if len(signature.inputs) != 1:
-        raise ModelError(
-            f"{target}: scheme '{scheme}' calibrates models with one input; this one has "
-            f"{len(signature.inputs)}: {', '.join(str(spec) for spec in signature.inputs)}.",
-            next_step="Use scheme 'dynamic' or 'float16', which need no calibration.",
-        )
-    spec = signature.inputs[0]
-    if str(calibration.x.dtype) != spec.dtype or not _fits(spec, calibration.x.shape):
+    given = inputs.split(calibration.x)
+    fit = len(given) == len(signature.inputs) and all(
+        str(x.dtype) == spec.dtype and _fits(spec, x.shape) for x, spec in zip(given, signature.inputs, strict=True)
+    )
+    if not fit:
         raise DataError(
-            f"{target}: calibration samples are {calibration.x.dtype}{list(calibration.x.shape)}, "
-            f"the model takes {spec}."
+            f"{target}: calibration samples are {', '.join(f'{x.dtype}{list(x.shape)}' for x in given)}, "
+            f"the model takes {', '.join(map(str, signature.inputs))}."
         )
 
 

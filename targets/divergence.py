@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration import inputs
 from edgesmith.frameworks import import_keras
 from edgesmith.types import Artifact, Model
 from targets import keras_model, onnx_file
@@ -127,8 +128,9 @@ def _layers(model: Model, x: NDArray[Any]) -> list[_Layer]:
     once = [op for op in live.operations if len(op._inbound_nodes) == 1]  # noqa: SLF001 - no public way to ask
     single = [op for op in once if isinstance(op.output, keras.KerasTensor)]
     single = [op for op in single if not isinstance(op, keras.layers.InputLayer)]
-    inputs = live.inputs[0] if len(live.inputs) == 1 else live.inputs
-    values = keras.Model(inputs, [op.output for op in single])(x, training=False)
+    values = keras.Model(keras_model.one_or_list(live.inputs), [op.output for op in single])(
+        keras_model.one_or_list(inputs.split(x)), training=False
+    )
     return [
         _Layer(
             name=op.name,

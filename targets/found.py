@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import targets
@@ -47,17 +49,20 @@ def read_artifact(path: Path) -> Artifact:
     )
 
 
-def float_input(artifact: Artifact) -> TensorSpec:
-    """The input as samples are given: an integer model's are floats, quantized on the board with its own scale.
+def float_inputs(artifact: Artifact) -> tuple[TensorSpec, ...]:
+    """The inputs as samples are given: an integer model's are floats, quantized on the board with its own scale.
 
-    Raises:
-        ModelError: it takes more than one input.
+    Their names are those that the Keras model had, where the converter wrapped them ("serving_default_image:0").
     """
-    (spec, *more) = artifact.signature.inputs
-    if more:
-        raise ModelError(f"{artifact.path}: takes {len(more) + 1} inputs; samples are one array x so far.")
-    quantized = artifact.format == "tflite" and spec.dtype in ("int8", "int16")
-    return TensorSpec(name=spec.name, shape=(None, *spec.shape[1:]), dtype="float32" if quantized else spec.dtype)
+    return tuple(_as_given(spec, artifact.format) for spec in artifact.signature.inputs)
+
+
+def _as_given(spec: TensorSpec, file_format: str) -> TensorSpec:
+    if file_format != "tflite":
+        return replace(spec, shape=(None, *spec.shape[1:]))
+    name = re.sub(r":0$", "", re.sub(r"^(serving_default|serve)_", "", spec.name))
+    dtype = "float32" if spec.dtype in ("int8", "int16") else spec.dtype
+    return TensorSpec(name=name, shape=(None, *spec.shape[1:]), dtype=dtype)
 
 
 def _target_of(path: Path) -> Target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from edgesmith.errors import ModelError
@@ -36,6 +37,11 @@ def load(model: Model) -> Any:
                 next_step="The file changed since it was read, or belongs to another model. Run again from the start.",
             )
     return live
+
+
+def one_or_list(tensors: Sequence[Any]) -> Any:
+    """As a functional Keras model takes its inputs: one bare, several as a list."""
+    return tensors[0] if len(tensors) == 1 else list(tensors)
 
 
 def _facts(spec: TensorSpec) -> tuple[tuple[Any, ...], str]:

@@ -55,9 +55,18 @@ def from_keras(model: Model, *, opset: int, batch: int | None = None) -> Any:
         except Exception as error:
             raise ModelError(f"{_TARGET}: {model.origin} cannot be exported: {first_line(error)}") from error
     _refuse_unconverted(model, [record.getMessage() for record in complaints])
+    _in_order(proto, [spec.name for spec in model.signature.inputs])
     onnx_file.name_batch(proto)
     onnx_order.normalise(proto)
     return proto
+
+
+def _in_order(proto: Any, names: list[str]) -> None:
+    """Lists the inputs in the model's order, whatever the exporter's is."""
+    listed = {value.name: type(value).FromString(value.SerializeToString()) for value in proto.graph.input}
+    if list(listed) != names and set(listed) == set(names):
+        del proto.graph.input[:]
+        proto.graph.input.extend(listed[name] for name in names)
 
 
 def _erfc(ctx: Any, node: Any, name: str, args: Any) -> None:

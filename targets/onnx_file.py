@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration import inputs
 from edgesmith.errors import ModelError
 from edgesmith.frameworks import import_onnxruntime
 from edgesmith.native_log import captured
@@ -164,26 +165,28 @@ def session(model: Path | bytes, *, as_written: bool = False, entries: Mapping[s
 
 
 def run(live: Any, x: NDArray[Any], names: list[str] | None = None) -> dict[str, NDArray[Any]]:
-    """Runs all samples through a session with one input.
+    """Runs all samples through a session.
 
     Args:
         live: the session.
-        x: [N, ...]. Where the model's batch is fixed to B, samples go in groups of B; the last group is filled up with
-            copies of its last sample, whose results are dropped.
+        x: [N, ...]; several inputs joined (`calibration.inputs`), in the session's order. Where the model's batch is
+            fixed to B, samples go in groups of B; the last group is filled up with copies of its last sample, whose
+            results are dropped.
         names: tensors wanted; None for the outputs.
 
     Returns:
         [N, ...] by name, in order; tensors without a batch dimension are left out.
     """
-    source = live.get_inputs()[0]
-    fixed = source.shape[0] if isinstance(source.shape[0], int) else None
+    sources = live.get_inputs()
+    fixed = next((source.shape[0] for source in sources if source.shape and isinstance(source.shape[0], int)), None)
     names = [out.name for out in live.get_outputs()] if names is None else names
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     for start in range(0, len(x), fixed or BATCH):
         batch = x[start : start + (fixed or BATCH)]
         filler = np.repeat(batch[-1:], fixed - len(batch) if fixed else 0, axis=0)
         filled = np.concatenate([batch, filler])
-        for name, values in zip(names, live.run(names, {source.name: filled}), strict=True):
+        feed = {source.name: values for source, values in zip(sources, inputs.split(filled), strict=True)}
+        for name, values in zip(names, live.run(names, feed), strict=True):
             if values.ndim and len(values) == len(filled):
                 parts[name].append(values[: len(batch)])
     return {name: np.concatenate(groups) for name, groups in parts.items() if groups}

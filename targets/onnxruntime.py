@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration import inputs
 from edgesmith.errors import ConfigError, ModelError
 from edgesmith.files import write_bytes
 from edgesmith.frameworks import import_onnxruntime, third_party_warnings
@@ -163,14 +164,14 @@ def _quantize_static(
         """Hands out the samples as the quantizer asks for them; a fixed batch is filled up by repeating the last."""
 
         def __init__(self) -> None:
-            self._batches = _batches(calibration.x, signature.inputs[0].shape[0])
+            self._batches = _batches(calibration.x, _fixed_batch(signature))
 
         def get_next(self) -> dict[str, NDArray[Any]] | None:
             batch = next(self._batches, None)
             if batch is None:
                 return None
             advance()
-            return {signature.inputs[0].name: batch}
+            return {spec.name: x for spec, x in zip(signature.inputs, inputs.split(batch), strict=True)}
 
     quantize_static(
         source,
@@ -184,8 +185,11 @@ def _quantize_static(
     )
 
 
-def _batches(x: NDArray[Any], batch: object) -> Iterator[NDArray[Any]]:
-    size = batch if isinstance(batch, int) else 1
+def _fixed_batch(signature: Signature) -> int:
+    return next((spec.shape[0] for spec in signature.inputs if spec.shape and isinstance(spec.shape[0], int)), 1)
+
+
+def _batches(x: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
     for start in range(0, len(x), size):
         part = x[start : start + size]
         yield np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])

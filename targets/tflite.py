@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from calibration import inputs
 from edgesmith.errors import ConfigError, ModelError
 from edgesmith.files import write_bytes
 from edgesmith.frameworks import import_keras, import_tensorflow, third_party_warnings
@@ -110,7 +110,7 @@ def _planned(
         plan_files.read(folder),
         PlanGraph.read(folder / plan_files.ORIGINAL),
         path.read_bytes(),
-        calibration.x[:_MATCHED_ON],
+        inputs.split(calibration.x[:_MATCHED_ON]),
         float_io=request.scheme is Scheme.INT8_FLOAT_IO,
     )
 
@@ -152,7 +152,7 @@ def _convert(
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         _set_scheme(tf, converter, request)
         if calibration is not None:
-            converter.representative_dataset = lambda: _one_by_one(calibration.x, advance)
+            converter.representative_dataset = lambda: _one_by_one(model, calibration.x, advance)
         try:
             with warnings.catch_warnings():
                 # The converter warns that ranges were "expected, but not specified" although it has just measured them.
@@ -189,10 +189,15 @@ def _set_scheme(tf: Any, converter: Any, request: CompileRequest) -> None:
         converter._experimental_disable_per_channel = True  # noqa: SLF001 - there is no public switch
 
 
-def _one_by_one(x: NDArray[Any], advance: Callable[[], None]) -> Iterator[list[NDArray[Any]]]:
-    for sample in x:
+def _one_by_one(
+    model: Model, x: NDArray[Any], advance: Callable[[], None]
+) -> Iterator[list[NDArray[Any]] | dict[str, NDArray[Any]]]:
+    """Batches of one; several inputs by name, since the converter lists them in an order of its own."""
+    for index in range(len(x)):
         advance()
-        yield [np.ascontiguousarray(sample[None])]
+        parts = inputs.split(x[index : index + 1])
+        names = [spec.name for spec in model.signature.inputs]
+        yield list(parts) if len(parts) == 1 else dict(zip(names, parts, strict=True))
 
 
 def _conversion_failed(model: Model, error: Exception, log: NativeLog) -> ModelError:

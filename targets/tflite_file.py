@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration import inputs
 from edgesmith.errors import ModelError
 from edgesmith.native_log import captured
 from edgesmith.types import Signature, TensorSpec
@@ -257,14 +258,15 @@ def _interpreter(path: Path, *, keep_tensors: bool) -> Iterator[Any]:
         yield interpreter
 
 
-def _feed(interpreter: Any, sample: NDArray[Any]) -> None:
-    detail = interpreter.get_input_details()[0]
-    scale, zero_point = detail["quantization"]
-    if scale:
-        limits = np.iinfo(detail["dtype"])
-        steps = np.rint(sample.astype(np.float64) / scale) + zero_point
-        sample = np.clip(steps, limits.min, limits.max).astype(detail["dtype"])
-    interpreter.set_tensor(detail["index"], sample[None])
+def _feed(interpreter: Any, batch: NDArray[Any]) -> None:
+    """Sets the inputs to a batch of one; float samples of a quantized input are quantized first."""
+    for detail, given in zip(interpreter.get_input_details(), inputs.split(batch), strict=True):
+        values, (scale, zero_point) = given, detail["quantization"]
+        if scale:
+            limits = np.iinfo(detail["dtype"])
+            steps = np.rint(given.astype(np.float64) / scale) + zero_point
+            values = np.clip(steps, limits.min, limits.max).astype(detail["dtype"])
+        interpreter.set_tensor(detail["index"], values)
 
 
 def _dequantized(values: NDArray[Any], detail: dict[str, Any]) -> NDArray[Any]:
@@ -284,8 +286,8 @@ def outputs(path: Path, x: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     rows: list[list[NDArray[Any]]] = []
     with _interpreter(path, keep_tensors=False) as interpreter:
         details = interpreter.get_output_details()
-        for sample in x:
-            _feed(interpreter, sample)
+        for index in range(len(x)):
+            _feed(interpreter, x[index : index + 1])
             interpreter.invoke()
             rows.append([_dequantized(interpreter.get_tensor(d["index"]), d)[0] for d in details])
     return tuple(np.stack([row[i] for row in rows]) for i in range(len(details)))
@@ -298,8 +300,8 @@ def tensors(path: Path, x: NDArray[Any]) -> Iterator[tuple[str, NDArray[np.float
     with _interpreter(path, keep_tensors=True) as interpreter:
         details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
         shown = [t for t in rows if details[t]["dtype"] in _SHOWN and details[t]["shape"].size > 0]
-        for sample in x:
-            _feed(interpreter, sample)
+        for index in range(len(x)):
+            _feed(interpreter, x[index : index + 1])
             interpreter.invoke()
             for tensor in shown:
                 rows[tensor].append(_dequantized(interpreter.get_tensor(tensor), details[tensor]))

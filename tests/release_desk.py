@@ -38,6 +38,8 @@ ABACUS = """
 import json, os, signal, time
 import numpy as np
 
+from device_tests.agent.runners import Input
+
 PACKAGES = ("abacus",)
 
 def probe():
@@ -45,9 +47,7 @@ def probe():
 
 class Runner:
     name = "abacus 1.0"
-    input_shape = [4]
-    input_dtype = np.dtype("float32")
-    input_quantization = None
+    inputs = [Input("x", [4], np.dtype("float32"), None)]
     output_quantization = [None]
 
     def __init__(self, path, threads):
@@ -66,7 +66,7 @@ class Runner:
     def __call__(self, sample):
         if self.fault == "slow":
             time.sleep(0.02)
-        return [sample * (self.factor + (self.fault == "wrong"))]
+        return [sample[0] * (self.factor + (self.fault == "wrong"))]
 """
 
 

@@ -60,7 +60,7 @@ class Child:
                 raise Refusal("model-refused", "%s: %s" % (type(error).__name__, error)) from None
             raise
         self._samples = Samples(params["inputs"], params["inputs_dtype"])
-        self._samples.check(self._runner.input_shape)
+        self._samples.check(self._runner.inputs)
         return {
             "name": self._runner.name,
             "output_quantization": self._runner.output_quantization,
@@ -68,7 +68,7 @@ class Child:
 
     def warm_up(self, params, _deadline, _event):
         """Runs until the median stands still. Result: nanoseconds, whether it did, the clock's own cost."""
-        self._timed = self._samples.timed(self._runner.input_dtype, self._runner.input_quantization)
+        self._timed = self._samples.timed(self._runner.inputs)
         with self.undisturbed():
             samples, flat = timing.warm_up(self._timed_run(), params["max_s"], self._clock)
         self._runs = len(samples)
@@ -96,11 +96,10 @@ class Child:
         """Runs every sample once, untimed, and writes what came out. Result: one path per output."""
         from device_tests.agent.npy import RowWriter
 
-        dtype, quantization = self._runner.input_dtype, self._runner.input_quantization
         writers = []
         told = timing.now_ns()
         for index in range(len(self._samples)):
-            found = self._runner(self._samples.prepared(index, dtype, quantization))
+            found = self._runner(self._samples.prepared(index, self._runner.inputs))
             if not writers:
                 paths = [os.path.join(params["folder"], "output-%d.npy" % number) for number in range(len(found))]
                 writers = [RowWriter(path, array, len(self._samples)) for path, array in zip(paths, found)]

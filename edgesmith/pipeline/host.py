@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import targets
+from calibration import inputs
 from edgesmith.pipeline.workspace import Workspace
 from edgesmith.toolchain import versions
 from edgesmith.types import Model, SampleSet
 from optimizer.load import open_keras
+from targets.keras_model import one_or_list
 
 _BATCH = 256
 
@@ -53,7 +55,7 @@ def _runner(model: Model) -> Callable[[NDArray[Any]], tuple[NDArray[Any], ...]]:
     network = open_keras(model)
 
     def run(batch: NDArray[Any]) -> tuple[NDArray[Any], ...]:
-        answer = network.predict_on_batch(batch)
+        answer = network.predict_on_batch(one_or_list(inputs.split(batch)))
         answers = answer if isinstance(answer, (list, tuple)) else [answer]
         return tuple(np.asarray(part) for part in answers)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from calibration import checks
 from calibration.samples import load_samples, some, synthetic_samples
 from edgesmith.config import DataSource, LoadedConfig
-from edgesmith.errors import DataError, ModelError
+from edgesmith.errors import DataError
 from edgesmith.pipeline.ready import find_ready
 from edgesmith.pipeline.store import Store
 from edgesmith.progress import Progress
@@ -75,20 +75,20 @@ def prepare(loaded: LoadedConfig, store: Store, progress: Progress, *, allow_syn
             )
         )
     recipes.check_against_model(recipe, model, lambda index: loaded.where("recipe", index))
-    spec = _single_input(model)
+    specs = model.signature.inputs
     n_classes = _class_count(model) if config.task.metric in ("top1", "top5") else None
 
     def load(source: DataSource, role: Role) -> SampleSet:
-        return load_samples(source, role=role, spec=spec, root=loaded.root, seed=config.seed, progress=progress)
+        return load_samples(source, role=role, specs=specs, root=loaded.root, seed=config.seed, progress=progress)
 
     evaluation = load(config.data.evaluation, "evaluation")
-    calibration = None if ready else _calibration(loaded, recipe, spec, load, allow_synthetic=allow_synthetic)
+    calibration = None if ready else _calibration(loaded, recipe, specs, load, allow_synthetic=allow_synthetic)
     train = load(config.data.train, "train") if config.data.train and recipes.needs_training(recipe) else None
 
     findings: list[Finding] = []
     for samples in (evaluation, calibration, train):
         if samples is not None:
-            findings += checks.check_samples(samples, spec, n_classes=n_classes)
+            findings += checks.check_samples(samples, specs, n_classes=n_classes)
     if evaluation.y is None and config.task.metric != "agreement":
         raise DataError(
             f"{evaluation.source}: the evaluation set has no labels, and the metric '{config.task.metric}' needs them.",
@@ -104,7 +104,7 @@ def prepare(loaded: LoadedConfig, store: Store, progress: Progress, *, allow_syn
         evaluation=evaluation,
         train=train,
         calibration=calibration,
-        tuning=_tuning(loaded, recipe, train, calibration, evaluation, load, spec, n_classes),
+        tuning=_tuning(loaded, recipe, train, calibration, evaluation, load, specs, n_classes),
         n_classes=n_classes,
         findings=tuple(findings),
         ready=None if ready is None else ready.artifact,
@@ -119,7 +119,7 @@ def _tuning(
     calibration: SampleSet | None,
     evaluation: SampleSet,
     load: Callable[[DataSource, Role], SampleSet],
-    spec: TensorSpec,
+    specs: Sequence[TensorSpec],
     n_classes: int | None,
 ) -> SampleSet | None:
     """What the choice of layers kept in float32 is made on."""
@@ -130,9 +130,8 @@ def _tuning(
     if source is None or calibration.synthetic:
         return calibration
     whole = train or load(source, "train")
-    tuning = checks.without_shared(some(whole, _TUNING_SAMPLES + len(calibration), loaded.config.seed), calibration)
-    tuning = some(tuning, _TUNING_SAMPLES, loaded.config.seed)
-    checks.check_samples(tuning, spec, n_classes=n_classes)
+    tuning = some(checks.without_shared(whole, calibration), _TUNING_SAMPLES, loaded.config.seed)
+    checks.check_samples(tuning, specs, n_classes=n_classes)
     checks.check_overlap(tuning, evaluation)
     return tuning
 
@@ -145,7 +144,7 @@ def scheme_of(recipe: Recipe) -> Scheme:
 def _calibration(
     loaded: LoadedConfig,
     recipe: Recipe,
-    spec: TensorSpec,
+    specs: Sequence[TensorSpec],
     load: Callable[[DataSource, Role], SampleSet],
     *,
     allow_synthetic: bool,
@@ -156,23 +155,12 @@ def _calibration(
     if not scheme_of(recipe).needs_calibration:
         return None
     if allow_synthetic:
-        return synthetic_samples(spec, n=_SYNTHETIC_SAMPLES, seed=loaded.config.seed, role="calibration")
+        return synthetic_samples(specs, n=_SYNTHETIC_SAMPLES, seed=loaded.config.seed, role="calibration")
     raise DataError(
         f"{loaded.where('data')}: int8 needs calibration samples, and data.calibration is missing. Ranges observed on "
         "random numbers give a model that is wrong on real ones.",
         next_step="Give 100 to 500 real samples as data.calibration. To try the tool chain only: --allow-synthetic.",
     )
-
-
-def _single_input(model: Model) -> TensorSpec:
-    inputs = model.signature.inputs
-    if len(inputs) != 1:
-        names = ", ".join(str(spec) for spec in inputs)
-        raise ModelError(
-            f"{model.origin}: the model takes {len(inputs)} inputs ({names}); samples are one array x so far.",
-            next_step="Use a model with one input, for instance by concatenating the inputs inside the model.",
-        )
-    return inputs[0]
 
 
 def _class_count(model: Model) -> int | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calibration import inputs
 from calibration.convergence import RangeConvergence
 from edgesmith.errors import InternalError, ModelError
 from edgesmith.pipeline.prepare import Prepared
@@ -16,7 +17,7 @@ from edgesmith.pipeline.store import Store
 from edgesmith.pipeline.workspace import Workspace
 from edgesmith.result import CalibrationPoint, LayerQuantization, QuantizationRecord, SearchRecord
 from edgesmith.toolchain import versions
-from edgesmith.types import Model, QuantPlan, SampleSet
+from edgesmith.types import Model, OpPlan, QuantPlan, SampleSet
 from optimizer.ptq import accurate, enough, sensitivity
 from optimizer.ptq.make import make_plan
 from optimizer.recipe import PlanRequest, quant_request
@@ -154,14 +155,15 @@ def _make(prepared: Prepared, model: Model, request: PlanRequest, key: str, work
     if calibration is None:
         raise InternalError("a plan without calibration samples")
     graph = make_plan_graph(model, work.progress)
+    x = inputs.split(calibration.x)
     make = functools.partial(make_plan, model_sha256=model.sha256, calibration_sha256=calibration.sha256)
     budget_pp = prepared.loaded.config.budget.accuracy_drop_pp
     search = None
     if request.search and budget_pp is not None and tuning is not None:
         found = accurate.accurate_plan(
             graph,
-            calibration.x,
-            tuning.x,
+            x,
+            inputs.split(tuning.x),
             tuning.y,
             request.settings,
             budget_pp,
@@ -175,11 +177,11 @@ def _make(prepared: Prepared, model: Model, request: PlanRequest, key: str, work
         planned, search = found.planned, dict(found.planned.plan.figures[accurate.SEARCH])
         sensitivities = None if found.sensitivities is None else found.sensitivities.plain()
     else:
-        planned, sensitivities = make(graph, calibration.x, request.settings, progress=work.progress), None
+        planned, sensitivities = make(graph, x, request.settings, progress=work.progress), None
     if sensitivities is None:
-        samples = calibration.x[:_SENSITIVITY_SAMPLES]
+        samples = [array[:_SENSITIVITY_SAMPLES] for array in x]
         sensitivities = sensitivity.measure(planned, samples, emulate=onnx_emulator.run, progress=work.progress).plain()
-    curve = enough.ranges_by_samples(graph, calibration.x)
+    curve = enough.ranges_by_samples(graph, x)
     return Made(planned=planned, original=graph, sensitivities=sensitivities, search=search, curve=curve)
 
 
@@ -207,7 +209,7 @@ def _record(made: Made, prepared: Prepared, request: PlanRequest, *, seconds: fl
         chosen=str(plan.figures.get("chosen", "")),
         variants=tuple(plan.figures.get("variants", ())),
         repairs=plan.repairs,
-        layers=tuple(_layer(row, plan) for row in made.sensitivities),
+        layers=_layers(made.sensitivities, plan),
         kept_float=plan.kept_float,
         search=search,
         search_reason=why_not,
@@ -219,6 +221,28 @@ def _record(made: Made, prepared: Prepared, request: PlanRequest, *, seconds: fl
         enough_samples_reason=None if curve.enough is not None else "the ranges still moved with the last samples",
         seconds=seconds,
         cached=False,
+    )
+
+
+def _layers(rows: list[dict[str, Any]], plan: QuantPlan) -> tuple[LayerQuantization, ...]:
+    """The layers that were measured; then what stays float32 without having been, with its reason: one row a layer."""
+    measured = tuple(_layer(row, plan) for row in rows)
+    told = {row.layer for row in measured if row.precision == "float32"}
+    known = {(row.layer, kind) for row in measured for kind in row.kinds}
+    others: dict[str, list[OpPlan]] = {}
+    for op in plan.ops:
+        if op.precision == "float32" and op.reason and op.layer not in told and (op.layer, op.kind) not in known:
+            others.setdefault(op.layer, []).append(op)
+    return measured + tuple(
+        LayerQuantization(
+            layer=layer,
+            kinds=tuple(dict.fromkeys(op.kind for op in ops)),
+            precision="float32",
+            reason=ops[0].reason,
+            alone_db=None,
+            alone_db_reason="it is not quantized",
+        )
+        for layer, ops in others.items()
     )
 
 

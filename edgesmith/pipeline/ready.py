@@ -13,7 +13,7 @@ import targets
 from edgesmith.config import LoadedConfig
 from edgesmith.errors import ConfigError, ModelError
 from edgesmith.types import Artifact, Model, Signature
-from targets.found import float_input, read_artifact
+from targets.found import float_inputs, read_artifact
 
 _COMPARE = ("accuracy_drop_pp", "agreement_min", "size_ratio", "latency_p50_ratio", "latency_p95_ratio")
 """Budgets that say something about two artifacts, or about an artifact and the model it came from."""
@@ -62,7 +62,7 @@ def find_ready(loaded: LoadedConfig) -> Ready | None:
         kind="ready",
         path=path,
         sha256=artifact.sha256,
-        signature=Signature(inputs=(float_input(reference or artifact),), outputs=artifact.signature.outputs),
+        signature=Signature(inputs=float_inputs(reference or artifact), outputs=artifact.signature.outputs),
         origin=f"ready {artifact.format} {path}",
         parameters=None,
     )

@@ -42,6 +42,8 @@ import time
 
 import numpy as np
 
+from device_tests.agent.runners import Input
+
 PACKAGES = ("onnxruntime",)
 
 def probe():
@@ -49,9 +51,7 @@ def probe():
 
 class Runner:
     name = "sleeper"
-    input_shape = [4]
-    input_dtype = np.dtype("float32")
-    input_quantization = None
+    inputs = [Input("x", [4], np.dtype("float32"), None)]
     output_quantization = [None]
 
     def __init__(self, path, threads):
@@ -67,7 +67,7 @@ class Runner:
         self.runs += 1
         if self.runs == 20:
             open(os.path.join(os.environ["HOME"], "in the middle"), "w").close()
-        return [sample]
+        return sample
 """
 
 

@@ -36,6 +36,8 @@ SLOW = b"""
 import os, time
 import numpy as np
 
+from device_tests.agent.runners import Input
+
 PACKAGES = ("slow",)
 
 def probe():
@@ -43,9 +45,7 @@ def probe():
 
 class Runner:
     name = "slow 1.0"
-    input_shape = [4]
-    input_dtype = np.dtype("float32")
-    input_quantization = None
+    inputs = [Input("x", [4], np.dtype("float32"), None)]
     output_quantization = [None]
 
     def __init__(self, path, threads):
@@ -54,7 +54,7 @@ class Runner:
 
     def __call__(self, sample):
         time.sleep(0.02)
-        return [sample]
+        return sample
 """
 
 

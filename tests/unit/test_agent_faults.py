@@ -28,6 +28,8 @@ RUNNER = """
 import os, signal, sys, time
 import numpy as np
 
+from device_tests.agent.runners import Input
+
 PACKAGES = ("{name}",)
 
 def probe():
@@ -36,9 +38,7 @@ def probe():
 
 class Runner:
     name = "{name} 1.0"
-    input_shape = [4]
-    input_dtype = np.dtype("float32")
-    input_quantization = None
+    inputs = [Input("x", [4], np.dtype("float32"), None)]
     output_quantization = [None]
 
     def __init__(self, path, threads):
@@ -46,7 +46,7 @@ class Runner:
 
     def __call__(self, sample):
         {call}
-        return [sample * 2]
+        return [sample[0] * 2]
 """
 
 
@@ -107,7 +107,7 @@ FAULTS = {
     "raises": ({"call": "raise ZeroDivisionError('by hand')"}, "ZeroDivisionError: by hand"),
     "refuses": ({"load": "raise RuntimeError('bad file')"}, "RuntimeError: bad file"),
     "varies": (
-        {"call": "return [np.zeros((1, int(sample[0, 0])))]"},
+        {"call": "return [np.zeros((1, int(sample[0][0, 0])))]"},
         "an output changed from float64 [4] to float64 [0] between samples",
     ),
     "aborts": ({"load": "sys.stderr.write('assertion failed: 7\\n'); sys.stderr.flush(); os.abort()"}, "SIGABRT"),

@@ -36,9 +36,9 @@ def changed(index: Any, value: float):
 
 def test_good_sets_have_no_findings():
     for role in ("train", "calibration", "evaluation"):
-        assert check_samples(sample_set(role=role), SPEC, n_classes=4) == ()
-    assert check_samples(sample_set(y=None), SPEC, n_classes=4) == ()
-    assert check_samples(sample_set(y=np.ones((300, 2), np.float32)), SPEC, n_classes=None) == ()
+        assert check_samples(sample_set(role=role), (SPEC,), n_classes=4) == ()
+    assert check_samples(sample_set(y=None), (SPEC,), n_classes=4) == ()
+    assert check_samples(sample_set(y=np.ones((300, 2), np.float32)), (SPEC,), n_classes=None) == ()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_good_sets_have_no_findings():
 )  # fmt: skip
 def test_refusals(samples: SampleSet, n_classes: int | None, says: str):
     with pytest.raises(DataError, match=says):
-        check_samples(samples, SPEC, n_classes=n_classes)
+        check_samples(samples, (SPEC,), n_classes=n_classes)
 
 
 @pytest.mark.parametrize(
@@ -91,20 +91,20 @@ def test_refusals(samples: SampleSet, n_classes: int | None, says: str):
     ],
 )  # fmt: skip
 def test_warnings(samples: SampleSet, code: str, says: str):
-    (finding,) = check_samples(samples, SPEC, n_classes=4)
+    (finding,) = check_samples(samples, (SPEC,), n_classes=4)
     assert (finding.severity, finding.code) == ("warning", code)
     assert says in finding.text
     assert finding.next_step
 
 
 def test_a_small_training_set_is_the_users_choice():
-    assert check_samples(sample_set(5, role="train"), SPEC, n_classes=4) == ()
+    assert check_samples(sample_set(5, role="train"), (SPEC,), n_classes=4) == ()
 
 
 def test_whole_numbers_are_checked_too():
     spec = TensorSpec(name="pixels", shape=(None, 3), dtype="uint8")
     x = np.random.default_rng(0).integers(0, 255, (300, 3), dtype=np.uint8)
-    assert check_samples(sample_set(x=x), spec, n_classes=4) == ()
+    assert check_samples(sample_set(x=x), (spec,), n_classes=4) == ()
 
 
 @pytest.mark.parametrize("role", ["calibration", "train"])

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from calibration import inputs
 from device_tests import deploy
 from device_tests.agent_zip import build_agent
 from device_tests.deadline import Deadline
@@ -57,6 +58,22 @@ def test_integers_travel_as_they_are(tmp_path: Path, dtype: str):
 def test_encoding_never_changes_a_value(tmp_path_factory: pytest.TempPathFactory, x: np.ndarray):
     encoded = deploy.encode_inputs(x, tmp_path_factory.mktemp("x"))
     np.testing.assert_array_equal(decoded(encoded), x)
+
+
+def test_several_inputs_travel_as_numbered_fields_each_in_its_smallest_form(tmp_path: Path):
+    pixels, tokens = np.array([[0.0, 255.0]], np.float32), np.array([[3, -4, 5]], np.int32)
+    levels = np.array([[0.5]], np.float64)
+    x = inputs.join([pixels, tokens, levels], ["picture", "jetons-é", "level"])
+    encoded = deploy.encode_inputs(x, tmp_path)
+    assert encoded.dtype == deploy.meaning(x) == "float32,int32,float32"
+    sent = np.load(encoded.path, allow_pickle=False)
+    assert [(name, sent.dtype[name].base.name) for name in sent.dtype.names] == [
+        ("0", "uint8"),
+        ("1", "int32"),
+        ("2", "float32"),
+    ]
+    for part, original in zip(inputs.split(sent), (pixels, tokens, levels), strict=True):
+        np.testing.assert_array_equal(part, original)
 
 
 def test_samples_that_are_not_contiguous_arrive_in_order(tmp_path: Path):

@@ -45,7 +45,7 @@ def test_one_npz_serves_three_sets(tmp_path: Path):
 
     def part(low: float, high: float, role: Role) -> SampleSet:
         source = DataSource(source="all.npz", part=(low, high))
-        return load_samples(source, role=role, spec=SPEC, root=tmp_path, seed=0)
+        return load_samples(source, role=role, specs=(SPEC,), root=tmp_path, seed=0)
 
     train, evaluation = part(0.0, 0.7, "train"), part(0.7, 1.0, "evaluation")
     assert len(train) + len(evaluation) == 400
@@ -58,4 +58,4 @@ def test_an_empty_part_is_refused(tmp_path: Path):
     np.savez(tmp_path / "few.npz", x=np.zeros((3, 4), np.float32))
     source = DataSource(source="few.npz", part=(0.0, 1e-9))
     with pytest.raises(DataError, match=r"data.train: no sample lies in the part \[0, 1e-09\)"):
-        load_samples(source, role="train", spec=SPEC, root=tmp_path, seed=0)
+        load_samples(source, role="train", specs=(SPEC,), root=tmp_path, seed=0)

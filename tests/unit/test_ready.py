@@ -21,7 +21,7 @@ from edgesmith.pipeline.ready_built import ready_items
 from edgesmith.pipeline.store import Store
 from edgesmith.progress import Silent
 from targets import onnx_file
-from targets.found import float_input, read_artifact
+from targets.found import float_inputs, read_artifact
 from tests.tiny_artifacts import DATA
 
 Configured = Callable[..., LoadedConfig]
@@ -97,7 +97,7 @@ def test_without_the_onnx_package_the_runtime_tells_and_sparsity_is_unknown(with
     light = read_artifact(path)
     assert light.sparsity is None
     assert light.signature == whole.signature
-    assert float_input(light) == float_input(whole)
+    assert float_inputs(light) == float_inputs(whole)
 
 
 def test_without_a_runtime_to_read_it_says_what_to_install(without: Callable[..., None]):

@@ -39,7 +39,7 @@ def load(tmp_path: Path):
         **settings: Any,
     ) -> SampleSet:
         return load_samples(
-            DataSource(source=source, **settings), role=role, spec=spec, root=tmp_path, seed=seed,
+            DataSource(source=source, **settings), role=role, specs=(spec,), root=tmp_path, seed=seed,
             progress=progress or Silent(),
         )  # fmt: skip
 
@@ -416,7 +416,7 @@ def test_progress_is_told(load: Load, functions: str):
 )
 def test_synthetic_samples(dtype: Any, low: int, high: int):
     spec = TensorSpec(name="in", shape=("batch", 20, 20), dtype=dtype)
-    samples = synthetic_samples(spec, n=50, seed=3, role="calibration")
+    samples = synthetic_samples((spec,), n=50, seed=3, role="calibration")
     assert samples.x.shape == (50, 20, 20)
     assert samples.x.dtype == np.dtype(dtype)
     assert samples.x.min() == pytest.approx(low, abs=0.01)
@@ -424,11 +424,11 @@ def test_synthetic_samples(dtype: Any, low: int, high: int):
     assert samples.synthetic
     assert samples.y is None
     assert samples.source == "synthetic: 50 samples of uniform noise, seed 3"
-    assert samples.sha256 == synthetic_samples(spec, n=50, seed=3, role="calibration").sha256
-    assert samples.sha256 != synthetic_samples(spec, n=50, seed=4, role="calibration").sha256
+    assert samples.sha256 == synthetic_samples((spec,), n=50, seed=3, role="calibration").sha256
+    assert samples.sha256 != synthetic_samples((spec,), n=50, seed=4, role="calibration").sha256
 
 
 def test_synthetic_samples_of_unknown_size_are_refused():
     spec = TensorSpec(name="in", shape=(None, None, 3), dtype="float32")
     with pytest.raises(DataError, match=r"no synthetic samples for in: float32\[\?, \?, 3\]: its size is not known"):
-        synthetic_samples(spec, n=5, seed=0, role="calibration")
+        synthetic_samples((spec,), n=5, seed=0, role="calibration")

@@ -37,7 +37,9 @@ def folder(tmp_path: Path):
 @pytest.fixture
 def load(tmp_path: Path):
     def load_(spec: TensorSpec = RGB, source: str = "pets", **settings: Any) -> SampleSet:
-        return load_samples(DataSource(source=source, **settings), role="evaluation", spec=spec, root=tmp_path, seed=0)
+        return load_samples(
+            DataSource(source=source, **settings), role="evaluation", specs=(spec,), root=tmp_path, seed=0
+        )
 
     return load_
 

@@ -1,9 +1,14 @@
 """One file per runtime; its name is the key. Each has `PACKAGES`, `probe()` and `Runner`."""
 
+import collections
 import importlib
 import pkgutil
 
 from device_tests.agent.protocol import Refusal
+
+Input = collections.namedtuple("Input", "name shape dtype quantization")
+"""An input of a model: `shape` of one sample, without the batch dimension, None where a size is free; `quantization`
+is (scale, zero point) or None."""
 
 
 def names():

@@ -3,6 +3,7 @@
 import numpy as np
 
 from device_tests.agent.protocol import Refusal
+from device_tests.agent.runners import Input
 
 PACKAGES = ("onnxruntime",)
 
@@ -29,6 +30,7 @@ class Runner:
 
     Attributes:
         name: package and version.
+        inputs: `Input` each; quantization is inside the graph.
     """
 
     def __init__(self, path, threads):
@@ -40,35 +42,9 @@ class Runner:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1:
-            raise Refusal("model-refused", "the model takes %d inputs; one is supported" % len(inputs))
-        self._input = inputs[0]
-        if not self._input.shape or (isinstance(self._input.shape[0], int) and self._input.shape[0] != 1):
-            raise Refusal(
-                "model-refused",
-                "its batch size is fixed (input shape %s) and samples are measured one at a time: "
-                "export it with batch size 1 or a dynamic batch" % self._input.shape,
-            )
-        if self._input.type not in _DTYPES:
-            raise Refusal("model-refused", "input %r is %s" % (self._input.name, self._input.type))
-        self._input_name = self._input.name
+        self.inputs = [_described(value) for value in self._session.get_inputs()]
+        self._input_names = [one.name for one in self.inputs]
         self._output_names = [output.name for output in self._session.get_outputs()]
-
-    @property
-    def input_shape(self):
-        """Of one sample, without the batch dimension; None where a size is free."""
-        return [size if isinstance(size, int) else None for size in self._input.shape[1:]]
-
-    @property
-    def input_dtype(self):
-        """Of the model's input."""
-        return np.dtype(_DTYPES[self._input.type])
-
-    @property
-    def input_quantization(self):
-        """None: quantization is inside the graph."""
-        return None
 
     @property
     def output_quantization(self):
@@ -76,5 +52,19 @@ class Runner:
         return [None for _ in self._output_names]
 
     def __call__(self, sample):
-        """Runs one prepared sample [1, ...]; returns its outputs."""
-        return self._session.run(self._output_names, {self._input_name: sample})
+        """Runs one prepared sample, an array [1, ...] per input; returns its outputs."""
+        return self._session.run(self._output_names, dict(zip(self._input_names, sample)))
+
+
+def _described(value):
+    shape = value.shape
+    if not shape or (isinstance(shape[0], int) and shape[0] != 1):
+        raise Refusal(
+            "model-refused",
+            "its batch size is fixed (input shape %s) and samples are measured one at a time: "
+            "export it with batch size 1 or a dynamic batch" % shape,
+        )
+    if value.type not in _DTYPES:
+        raise Refusal("model-refused", "input %r is %s" % (value.name, value.type))
+    sizes = [size if isinstance(size, int) else None for size in shape[1:]]
+    return Input(name=value.name, shape=sizes, dtype=np.dtype(_DTYPES[value.type]), quantization=None)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from device_tests.agent.protocol import Refusal
+from device_tests.agent.runners import Input
 
 PACKAGES = ("ai-edge-litert", "tflite-runtime")
 
@@ -34,48 +35,29 @@ class Runner:
 
     Attributes:
         name: package and version.
+        inputs: `Input` each, in the file's order.
     """
 
     def __init__(self, path, threads):
         package, version, interpreter = _interpreter()
         self.name = package + " " + version
         self._interpreter = interpreter(model_path=path, num_threads=threads)
-        details = self._interpreter.get_input_details()
-        if len(details) != 1:
-            raise Refusal("model-refused", "the model takes %d inputs; one is supported" % len(details))
-        self._input = details[0]
-        shape = [int(size) for size in details[0]["shape"]]
-        signature = [int(size) for size in details[0].get("shape_signature", shape)]
-        if not shape or (shape[0] != 1 and signature[0] != -1):
-            raise Refusal(
-                "model-refused",
-                "its batch size is fixed (input shape %s) and samples are measured one at a time: "
-                "convert it with batch size 1 or a dynamic batch" % shape,
-            )
-        if shape[0] != 1:
-            self._interpreter.resize_tensor_input(details[0]["index"], [1, *shape[1:]])
+        for details in self._interpreter.get_input_details():
+            shape, signature = _shapes(details)
+            if not shape or (shape[0] != 1 and signature[0] != -1):
+                raise Refusal(
+                    "model-refused",
+                    "its batch size is fixed (input shape %s) and samples are measured one at a time: "
+                    "convert it with batch size 1 or a dynamic batch" % shape,
+                )
+            if shape[0] != 1:
+                self._interpreter.resize_tensor_input(details["index"], [1, *shape[1:]])
         self._interpreter.allocate_tensors()
-        self._input = self._interpreter.get_input_details()[0]
+        found = self._interpreter.get_input_details()
+        self.inputs = [_described(details) for details in found]
         self._outputs = self._interpreter.get_output_details()
-        self._input_index = self._input["index"]
+        self._input_indices = [details["index"] for details in found]
         self._output_indices = [output["index"] for output in self._outputs]
-
-    @property
-    def input_shape(self):
-        """Of one sample, without the batch dimension; None where a size is free."""
-        shape = [int(size) for size in self._input["shape"]]
-        signature = [int(size) for size in self._input.get("shape_signature", shape)]
-        return [None if free == -1 else size for size, free in zip(shape[1:], signature[1:])]
-
-    @property
-    def input_dtype(self):
-        """Of the model's input."""
-        return np.dtype(self._input["dtype"])
-
-    @property
-    def input_quantization(self):
-        """(scale, zero point) or None."""
-        return _affine(self._input)
 
     @property
     def output_quantization(self):
@@ -83,10 +65,22 @@ class Runner:
         return [_affine(output) for output in self._outputs]
 
     def __call__(self, sample):
-        """Runs one prepared sample [1, ...]; returns its outputs."""
-        self._interpreter.set_tensor(self._input_index, sample)
+        """Runs one prepared sample, an array [1, ...] per input; returns its outputs."""
+        for index, values in zip(self._input_indices, sample):
+            self._interpreter.set_tensor(index, values)
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(index) for index in self._output_indices]
+
+
+def _shapes(details):
+    """(shape, the same with -1 where a size is free)."""
+    shape = [int(size) for size in details["shape"]]
+    return shape, [int(size) for size in details.get("shape_signature", shape)]
+
+
+def _described(details):
+    sizes = [None if free == -1 else size for size, free in zip(*_shapes(details))][1:]
+    return Input(name=details["name"], shape=sizes, dtype=np.dtype(details["dtype"]), quantization=_affine(details))
 
 
 def _affine(details):

@@ -1,0 +1,108 @@
+"""Models whose inputs are no single picture, the whole way on this machine: tokens, signals, several inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgesmith.frameworks import import_keras
+from tests.e2e.project import Project
+
+Arrays = dict[str, NDArray[Any]]
+WORDS = 20
+
+
+def tokens_and_picture() -> tuple[Any, Callable[[np.random.Generator, int], Arrays]]:
+    """A convolution over a picture and an embedding of words, in one head; the words come first."""
+    keras = import_keras()
+    layers = keras.layers
+    words = keras.Input((6,), dtype="int32", name="words")
+    picture = keras.Input((8, 8, 3), name="picture")
+    seen = layers.Conv2D(8, 3, activation="relu", name="conv")(picture)
+    seen = layers.GlobalAveragePooling2D(name="pool")(seen)
+    said = layers.Embedding(WORDS, 8, name="embedding")(words)
+    said = layers.Flatten(name="flatten")(said)
+    both = layers.Concatenate(name="both")([seen, said])
+    scores = layers.Dense(5, activation="softmax", name="scores")(
+        layers.Dense(16, activation="relu", name="dense")(both)
+    )
+
+    def samples(random: np.random.Generator, n: int) -> Arrays:
+        return {
+            "picture": random.normal(size=(n, 8, 8, 3)).astype(np.float32),
+            "words": random.integers(0, WORDS, (n, 6)).astype(np.int32),
+        }
+
+    return keras.Model([words, picture], scores, name="both"), samples
+
+
+def tokens() -> tuple[Any, Callable[[np.random.Generator, int], Arrays]]:
+    """An embedding of words, averaged."""
+    keras = import_keras()
+    layers = keras.layers
+    words = keras.Input((12,), dtype="int32", name="words")
+    x = layers.Embedding(WORDS, 16, name="embedding")(words)
+    x = layers.Conv1D(16, 3, activation="relu", name="conv")(x)
+    x = layers.GlobalAveragePooling1D(name="pool")(x)
+    model = keras.Model(words, layers.Dense(4, activation="softmax", name="scores")(x), name="tokens")
+    return model, lambda random, n: {"x": random.integers(0, WORDS, (n, 12))}
+
+
+def signal() -> tuple[Any, Callable[[np.random.Generator, int], Arrays]]:
+    """Convolutions along time, batch 1 written into the model."""
+    keras = import_keras()
+    layers = keras.layers
+    time = keras.Input((64, 3), batch_size=1, name="acceleration")
+    x = layers.Conv1D(8, 5, strides=2, padding="same", use_bias=False, name="conv1")(time)
+    x = layers.ReLU(name="relu1")(layers.BatchNormalization(name="bn1")(x))
+    x = layers.MaxPooling1D(2, name="pool")(x)
+    x = layers.SeparableConv1D(12, 3, activation="relu", name="conv2")(x)
+    x = layers.GlobalMaxPooling1D(name="most")(x)
+    model = keras.Model(time, layers.Dense(4, name="scores")(x), name="signal")
+    return model, lambda random, n: {"x": random.normal(size=(n, 64, 3)).astype(np.float32)}
+
+
+def write(root: Path, make: Callable[[], tuple[Any, Callable[[np.random.Generator, int], Arrays]]]) -> Project:
+    """The model and its data; int8 is asked for, judged by its agreement with the float model."""
+    import_keras().utils.set_random_seed(0)
+    model, samples = make()
+    model.save(root / "model.keras")
+    random = np.random.default_rng(0)
+    for name, n in (("calibration", 64), ("evaluation", 100)):
+        np.savez(root / f"{name}.npz", **samples(random, n))
+    project = Project(root)
+    project.write_config(
+        data={"calibration": "calibration.npz", "evaluation": "evaluation.npz"},
+        recipe=[{"quantize": {"scheme": "int8"}}],
+        task={"metric": "agreement"},
+        budget={"agreement_min": 0.9},
+        measure={"min_runs": 50, "min_seconds": 0.05, "windows": 2},
+    )
+    return project
+
+
+def rows(project: Project) -> Mapping[tuple[str, str], dict[str, Any]]:
+    return {(row["target"], row["variant"]): row for row in project.result()["results"]}
+
+
+@pytest.mark.parametrize("make", [tokens_and_picture, tokens, signal], ids=lambda make: make.__name__)
+def test_the_whole_way(tmp_path: Path, make: Callable[[], Any]):
+    project = write(tmp_path, make)
+    done = project.edgesmith("run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No common plan" not in done.stderr
+    found = rows(project)
+    assert set(found) == {(t, v) for t in ("onnxruntime", "tflite") for v in ("float", "compressed")}
+    for (target, variant), row in found.items():
+        assert row["agreement"] >= (0.9 if variant == "compressed" else 1.0), (target, variant)
+        assert row["latency_ms"]["n"] >= 50
+    quantized = project.result()["quantization"]
+    assert quantized["layers"]
+    inputs = found["tflite", "compressed"]["artifact"]["signature_inputs"]
+    kinds = [text.split(": ")[-1].partition("[")[0] for text in inputs]
+    assert kinds == {"tokens_and_picture": ["int32", "int8"], "tokens": ["int32"], "signal": ["int8"]}[make.__name__]
