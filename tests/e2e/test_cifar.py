@@ -9,11 +9,14 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from device_tests.loopback import folder_for_boards
 from device_tests.loopback_sshd import SshdBoard, why_no_sshd
+from targets import onnx_qdq_read, onnxruntime, plan_files, tflite, tflite_read
 from tests.e2e.project import Project, write_inventory
 
 FLOAT_TOP1 = 0.7548
@@ -52,6 +55,60 @@ def test_int8_is_within_three_tenths_of_a_point_on_all_test_images(data_dir: Pat
             assert accuracy["value"] == pytest.approx(FLOAT_TOP1, abs=0.0002), (device, target)
         else:
             assert abs(accuracy["value"] - FLOAT_TOP1) <= WITHIN, (device, target)
+    assert_both_follow_one_plan(tmp_path / "runs")
+    assert_they_agree(tmp_path / "runs" / "latest", folder / "test")
+
+
+def compressed(run: Path, target: str) -> Path:
+    """The shipped artifact."""
+    result = json.loads((run / "result.json").read_text())
+    (path,) = {
+        r["artifact"]["path"] for r in result["results"] if (r["target"], r["variant"]) == (target, "compressed")
+    }
+    return run / path
+
+
+def assert_both_follow_one_plan(runs: Path) -> None:
+    """Every scale, zero point and integer weight read back from both files is the plan's."""
+    (folder,) = {path.parent for path in (runs / ".cache" / "plan").glob("*/plan.json")}
+    planned = plan_files.read(folder)
+    tensors = {tensor.name: tensor.params for tensor in planned.plan.tensors if tensor.params is not None}
+    weights = {op.name: op.weights for op in planned.plan.ops if op.weights is not None}
+    assert len(tensors) > 10
+    assert len(weights) == 10
+    tflite_file, onnx_file = (compressed(runs / "latest", target) for target in ("tflite", "onnxruntime"))
+    for found in (
+        tflite_read.quantized_tensors(tflite_file, planned.graph),
+        onnx_qdq_read.quantized_tensors(onnx_file),
+    ):
+        assert len(found) > 10
+        assert {name: tensors[name] for name in found} == found
+    for grids in (
+        tflite_read.quantized_weights(tflite_file, planned.graph),
+        onnx_qdq_read.quantized_weights(onnx_file),
+    ):
+        assert set(grids) == set(weights)
+        for name, (integers, params) in grids.items():
+            np.testing.assert_array_equal(integers, planned.integers[name])
+            assert (params.scale, params.zero_point) == (weights[name].scale, weights[name].zero_point)
+
+
+def assert_they_agree(run: Path, images: Path) -> None:
+    """At least 99 of 100 pictures are told the same; the others are near ties in one of the two."""
+    x = np.stack([np.asarray(Image.open(path), np.float32) for path in sorted(images.rglob("*.jpg"))])
+    assert len(x) == 10_000
+    (ours,) = tflite.outputs(compressed(run, "tflite"), x)
+    (theirs,) = onnxruntime.outputs(compressed(run, "onnxruntime"), x)
+    differs = ours.argmax(axis=1) != theirs.argmax(axis=1)
+    assert differs.mean() <= 0.01, f"{differs.sum()} of 10,000 differ"
+    margins = [np.diff(np.sort(scores, axis=1)[:, -2:], axis=1)[:, 0] for scores in (ours, theirs)]
+    closest = np.minimum(*margins)
+    print(
+        f"top-1 agreement {1 - differs.mean():.2%}; margins of the {differs.sum()} that differ: median "
+        f"{np.median(closest[differs]):.3f}, largest {closest[differs].max():.3f}; of all: {np.median(closest):.3f}"
+    )
+    assert closest[differs].max() < 0.2
+    assert np.median(closest[differs]) < 0.2 * np.median(closest)
 
 
 def unpack(archive: Path, folder: Path) -> None:
