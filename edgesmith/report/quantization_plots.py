@@ -71,13 +71,14 @@ def _sensitivity(rows: list[LayerQuantization], without: int) -> Plot:
     for label, row in zip(axes.get_yticklabels(), shown, strict=True):
         label.set_color(INK if row.precision == "int8" else SERIES_COLOURS[SERIES_OF[row.precision]])
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    # The figure of the longest bar stands beside it.
+    # The figures of the longest bar stand beside it.
     low, high = min(0.0, *values), max(1.0, *values)
-    axes.set_xlim(low, high + 0.16 * (high - low))
+    has_drops = any(row.drop_pp is not None for row in shown)
+    axes.set_xlim(low, high + (0.28 if has_drops else 0.12) * (high - low))
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("SQNR of the outputs, dB")
     told = "SQNR of the network's outputs with only this layer quantized: the shorter the bar, the more it costs."
-    if any(row.drop_pp is not None for row in shown):
+    if has_drops:
         told += " In brackets: percentage points of the metric lost that way."
     if rest:
         told += f" {len(rest):,} more {_layers(len(rest))}, none below {_alone(rest[0]):.1f} dB, not drawn."
