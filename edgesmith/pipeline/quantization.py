@@ -246,28 +246,6 @@ def _layers(rows: list[dict[str, Any]], plan: QuantPlan) -> tuple[LayerQuantizat
     )
 
 
-def _layers(rows: list[dict[str, Any]], plan: QuantPlan) -> tuple[LayerQuantization, ...]:
-    """The layers that were measured; then what stays float32 without having been, with its reason: one row a layer."""
-    measured = tuple(_layer(row, plan) for row in rows)
-    told = {row.layer for row in measured if row.precision == "float32"}
-    known = {(row.layer, kind) for row in measured for kind in row.kinds}
-    others: dict[str, list[OpPlan]] = {}
-    for op in plan.ops:
-        if op.precision == "float32" and op.reason and op.layer not in told and (op.layer, op.kind) not in known:
-            others.setdefault(op.layer, []).append(op)
-    return measured + tuple(
-        LayerQuantization(
-            layer=layer,
-            kinds=tuple(dict.fromkeys(op.kind for op in ops)),
-            precision="float32",
-            reason=ops[0].reason,
-            alone_db=None,
-            alone_db_reason="it is not quantized",
-        )
-        for layer, ops in others.items()
-    )
-
-
 def _layer(row: dict[str, Any], plan: QuantPlan) -> LayerQuantization:
     ops = [op for op in plan.ops if op.layer == row["layer"] and op.kind in row["kinds"]]
     kept = next((op for op in ops if op.reason), ops[0])
