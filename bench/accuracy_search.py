@@ -3,9 +3,9 @@
     python -m bench.accuracy_search                        # the networks below
     python -m bench.accuracy_search separable --budget 0.5
 
-The networks are those of `bench.int8.models`, quantized the plain way (min-max ranges, no repairs), most with 4-bit
-weights, so that a network quantized throughout misses the budget. Both ways have the same plan, the same tuning samples (from the training
-split, behind those of the training) and the same budget; what they end in is judged on the test split.
+The networks are those of `bench.int8.models`, quantized the plain way (min-max ranges, no repairs) with 4-bit weights,
+so that a network quantized throughout misses the budget. Both ways have the same plan, the same tuning samples (from
+the training split, behind those of the training) and the same budget; what they end in is judged on the test split.
 """
 
 from __future__ import annotations

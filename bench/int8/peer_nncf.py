@@ -26,7 +26,8 @@ def main() -> None:
         model,
         nncf.Dataset([{name: row[None]} for row in x]),
         subset_size=len(x),
-        model_type=nncf.ModelType[job["method"]] if job["method"] else None,
+        model_type=nncf.ModelType.TRANSFORMER if job["transformer"] else None,
+        fast_bias_correction=not job["accurate"],
     )
     seconds = {"wall": time.perf_counter() - start, "cpu": time.process_time() - busy}
     onnx.save(made, job["out"])

@@ -55,19 +55,18 @@ def _onnxruntime(method: str) -> Peer:
     )
 
 
+def _nncf(name: str, *, accurate: bool = False, transformer: bool = False, only: tuple[str, ...] = ()) -> Peer:
+    settings = {"accurate": accurate, "transformer": transformer}
+    return Peer(name=name, script="peer_nncf.py", format="onnx", environment="peers.txt", settings=settings, only=only)
+
+
 PEERS: Final = (
     Peer(name="litert-converter", script="peer_litert_converter.py", format="tflite"),
     Peer(name="ai-edge-quantizer", script="peer_ai_edge_quantizer.py", format="tflite", environment="peers.txt"),
     *(_onnxruntime(method) for method in ("MinMax", "Percentile", "Entropy")),
-    Peer(name="nncf", script="peer_nncf.py", format="onnx", environment="peers.txt", settings={"method": ""}),
-    Peer(
-        name="nncf-transformer",
-        script="peer_nncf.py",
-        format="onnx",
-        environment="peers.txt",
-        settings={"method": "TRANSFORMER"},
-        only=("vit", "vit_outliers"),
-    ),
+    _nncf("nncf"),
+    _nncf("nncf-accurate", accurate=True),
+    _nncf("nncf-transformer", transformer=True, only=("vit", "vit_outliers")),
     Peer(
         name="neural-compressor",
         script="peer_neural_compressor.py",
