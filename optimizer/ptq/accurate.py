@@ -19,10 +19,11 @@ from edgesmith.types import Precision
 from optimizer.compare import compare
 from optimizer.ptq import layers as plan_layers
 from optimizer.ptq import rules
+from optimizer.ptq.biases import Corrector
 from optimizer.ptq.journal import Journal
 from optimizer.ptq.make import make_plan
 from optimizer.ptq.search import Keep, SearchOutcome, Trial, search
-from optimizer.ptq.sensitivity import Emulate, Sensitivities, measure, outputs_of
+from optimizer.ptq.sensitivity import Emulate, Sensitivities, as_it_is, measure, outputs_of
 from optimizer.ptq.settings import PtqSettings
 from optimizer.ptq.task import Task
 from targets import onnx_emulator, plan_files
@@ -50,7 +51,8 @@ class Effort:
 
     Attributes:
         max_trials: sets of layers whose accuracy is measured.
-        deadline_seconds: that these measurements may take together.
+        deadline_seconds: that these measurements may take together. Ranking the layers beforehand takes about two runs
+            of `SQNR_SAMPLES` for each layer, and is not counted.
         worst: layers whose own cost to the task is measured beforehand.
         candidates: see `optimizer.ptq.search.search`.
         sure: see there.
@@ -103,10 +105,10 @@ def accurate_plan(
 ) -> Accurate:
     """Makes a plan, and keeps the fewest layers in float with which the task loses no more than a budget.
 
-    Ranges and integers are decided once, for the network quantized throughout; exceptions only leave numbers out.
-    When they are known, the plan is made once more with them: what was repaired for the sake of layers that stay float
-    (a corrected bias, a range that had to be shared) is then not repaired. Of the two the one that holds the budget is
-    kept, the second where both do.
+    Ranges and integers are decided once, for the network quantized throughout; exceptions leave numbers out, and have
+    biases corrected for what is left. When they are known, the plan is made once more with them, from all calibration
+    samples, and without what was done for the sake of layers that now stay float. Of the two the one that holds the
+    budget is kept, the second where both do.
 
     Everything measured is written down at once: killed and started again with the same folder, this ends in the same
     plan, and no finished measurement is repeated.
@@ -123,7 +125,7 @@ def accurate_plan(
         effort: how far to search.
         cost: layer -> what it costs to keep it, in any one unit; None: the operations it computes.
         folder: of the journal; None: nothing outlives the process.
-        make: as `make_plan`.
+        make: as `make_plan`; bind the hashes of its record to it (`functools.partial`) where they are known.
         emulate: runs a plan as the shipped artifact would.
         progress: of every step.
 
@@ -135,7 +137,7 @@ def accurate_plan(
     metric = metric or ("agreement" if y_tuning is None else "top1")
     journal = Journal(folder)
     base = _numbers(graph, x, settings, folder, make, progress)
-    task = Task(metric=metric, reference=outputs_of(base.graph, base.graph.run(x_tuning)), y=y_tuning, root=root)
+    task = Task(metric=metric, reference=outputs_of(graph, graph.run(x_tuning)), y=y_tuning, root=root)
     about = {"plan": plan_layers.digest(base), "samples": _sha256(x_tuning, y_tuning), "metric": metric}
     if effort.precision != "float32":
         about["kept"] = effort.precision
@@ -145,8 +147,10 @@ def accurate_plan(
             f"{budget_pp:g} pp: give more samples for a finer answer."
         )
 
+    settle = Corrector(base, x) if settings.bias_correction else as_it_is
+
     def kept(layers: Mapping[str, str]) -> Planned:
-        return plan_layers.with_precision(base, layers, effort.precision)
+        return settle(plan_layers.with_precision(base, layers, effort.precision)) if layers else base
 
     def trial_of(planned: Planned) -> Trial:
         outputs = outputs_of(planned.graph, emulate(planned, x_tuning))
@@ -164,6 +168,7 @@ def accurate_plan(
             base,
             _first(x_tuning, SQNR_SAMPLES),
             emulate=emulate,
+            settle=settle,
             task=task,
             x_task=x_tuning,
             worst=effort.worst,

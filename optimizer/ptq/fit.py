@@ -75,7 +75,14 @@ class Numbers:
         return tuple(said)
 
 
-def fit(stepwise: Stepwise, rules: Rules, grids: Mapping[str, QuantParams], how: How) -> Numbers:
+def fit(
+    stepwise: Stepwise,
+    rules: Rules,
+    grids: Mapping[str, QuantParams],
+    how: How,
+    *,
+    given: Numbers | None = None,
+) -> Numbers:
     """Decides the weights of all quantized ops, in the order they are computed.
 
     Args:
@@ -83,6 +90,7 @@ def fit(stepwise: Stepwise, rules: Rules, grids: Mapping[str, QuantParams], how:
         rules: which ops are quantized.
         grids: of every quantized activation.
         how: what to do.
+        given: weights that are decided already; only biases are left to do.
     """
     numbers = Numbers()
     if not how.needs_data:
@@ -99,7 +107,10 @@ def fit(stepwise: Stepwise, rules: Rules, grids: Mapping[str, QuantParams], how:
             made = stepwise.run(step, streams.seen_by(op))
         else:
             found = _moments(stepwise, step, streams, how) if how.fitted or how.learn else None
-            _decide(stepwise, step, rules, grids, how, found, numbers)
+            if given is None:
+                _decide(stepwise, step, rules, grids, how, found, numbers)
+            else:
+                numbers.grids[op.name], numbers.integers[op.name] = given.grids[op.name], given.integers[op.name]
             made = _compute(stepwise, step, streams, grids, numbers)
             if how.learn and found is not None:
                 made = _learn(stepwise, step, streams, grids, numbers, found, real[op.output], made, how)

@@ -14,7 +14,7 @@ from calibration import affine
 from edgesmith.errors import InternalError
 from edgesmith.files import sha256_json
 from edgesmith.types import OpPlan, Precision, QuantPlan, TensorPlan
-from optimizer.ptq import rules
+from optimizer.ptq import biases, rules
 from optimizer.ptq.settings import PtqSettings
 from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph
@@ -55,11 +55,13 @@ def with_float(planned: Planned, reasons: Mapping[str, str]) -> Planned:
 def with_precision(planned: Planned, reasons: Mapping[str, str], precision: Precision) -> Planned:
     """The same plan with the ops of some layers at another precision; no other number changes.
 
-    What only moves values between float ops becomes float as well, and so do tensors that no quantized op is left at.
-    Tensors that become int16 get the symmetric grid of the range that was decided for them.
+    Layers in float get their biases back as they were before any correction; the corrections of the others are still
+    those of the plan with all layers quantized, see `optimizer.ptq.biases.Corrector`. What only moves values between
+    float ops becomes float as well, and so do tensors that no quantized op is left at. Tensors that become int16 get
+    the symmetric grid of the range that was decided for them.
 
     Args:
-        planned: the plan; it must not be narrower in any op than what comes of it, see Raises.
+        planned: the plan.
         reasons: layer -> why, for the record.
         precision: of their ops that compute.
 
@@ -84,9 +86,11 @@ def with_precision(planned: Planned, reasons: Mapping[str, str], precision: Prec
     dtypes = {name: group.dtype for group in decided.groups for name in group.tensors}
     tensors = tuple(_tensor(tensor, dtypes.get(tensor.name)) for tensor in planned.plan.tensors)
     left = {op.name for op in ops if op.weights is not None}
+    floats = {op.name for op in ops if op.precision == "float32"}
+    own = [op.bias for op in planned.graph.ops if op.bias is not None and op.name in floats]
     return Planned(
         plan=dataclasses.replace(planned.plan, ops=ops, tensors=tensors),
-        graph=planned.graph,
+        graph=biases.uncorrected(planned.graph, own),
         integers={name: integers for name, integers in planned.integers.items() if name in left},
     )
 

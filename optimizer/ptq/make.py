@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgesmith.errors import DataError
 from edgesmith.progress import Progress, Silent
 from edgesmith.types import OpPlan, QuantPlan, TensorPlan
-from optimizer.ptq import fit, ranges, rules, stepwise, variants
+from optimizer.ptq import biases, fit, ranges, rules, stepwise, variants
 from optimizer.ptq.settings import PtqSettings
 from optimizer.ptq.variants import Judge, Samples, Score, Variant
 from targets.plan_files import Planned
@@ -194,7 +194,7 @@ class _Prepared:
                 tensors=self._tensors(found),
                 repairs=(*self._repairs, *numbers.sentences),
             ),
-            graph=self._graph.with_constants(numbers.biases) if numbers.biases else self._graph,
+            graph=biases.corrected(self._graph, numbers.biases),
             integers=numbers.integers,
         )
 

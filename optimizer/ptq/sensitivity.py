@@ -12,6 +12,7 @@ import numpy as np
 from calibration.sensitivity import Drop, LayerSensitivity, Sqnr, decibels, noise_shares, rank, rank_by_sqnr
 from edgesmith.progress import Progress, Silent
 from optimizer.ptq import layers as plan_layers
+from optimizer.ptq.biases import Corrector, uncorrected
 from optimizer.ptq.journal import Journal, Value
 from optimizer.ptq.task import Task
 from targets.plan_files import Planned
@@ -117,6 +118,7 @@ def measure(
     x: Samples,
     *,
     emulate: Emulate,
+    settle: Callable[[Planned], Planned] | None = None,
     task: Task | None = None,
     x_task: Samples | None = None,
     worst: int = 8,
@@ -134,6 +136,8 @@ def measure(
         planned: the plan with every layer quantized that can be.
         x: samples for SQNR: [N, ...], or one array per input. A hundred are enough: each gives an error per output.
         emulate: runs a plan as the shipped artifact would.
+        settle: adapts a plan to what it leaves in float; None: where biases are corrected, that is done anew for each
+            plan, with the samples `x` (`optimizer.ptq.biases.Corrector`).
         task: the metric on `x_task`; None: only SQNR.
         x_task: samples of the task.
         worst: how many layers the metric is measured for.
@@ -150,12 +154,15 @@ def measure(
     asked = None if task is None or x_task is None else (task, x_task)
     total = 1 + 2 * len(kinds) + (min(worst, len(kinds)) if asked else 0)
 
-    judged = judged_tensors(planned.graph)
+    real = uncorrected(planned.graph)
+    if settle is None:
+        settle = as_it_is if real is planned.graph else Corrector(planned, x)
+    judged = judged_tensors(real)
     written = plan_layers.output_of_layers(planned)
 
     def sqnr(plan: Planned, tensor: str = "") -> Value:
         meters = {name: Sqnr() for name in (*judged, *([tensor] if tensor else []))}
-        for right, given in zip(planned.graph.run(x, tuple(meters)), emulate(plan, x, tuple(meters)), strict=True):
+        for right, given in zip(real.run(x, tuple(meters)), emulate(plan, x, tuple(meters)), strict=True):
             for name, meter in meters.items():
                 meter.add(right[name], given[name])
         db = decibels(sum(meters[name].noise for name in judged) / len(judged))
@@ -169,8 +176,8 @@ def measure(
             return value
 
         def alone_and_rest(layer: str) -> LayerSensitivity:
-            alone = figure("alone", layer, lambda: sqnr(only(planned, layer), written[layer]))
-            rest = figure("rest", layer, lambda: sqnr(without(planned, layer)))
+            alone = figure("alone", layer, lambda: sqnr(settle(only(planned, layer)), written[layer]))
+            rest = figure("rest", layer, lambda: sqnr(settle(without(planned, layer))))
             return LayerSensitivity(
                 layer=layer,
                 kinds=kinds[layer],
@@ -182,7 +189,7 @@ def measure(
         def with_drop(one: LayerSensitivity) -> LayerSensitivity:
             if asked is None:
                 return one
-            drop = figure("drop", one.layer, lambda: _lost(emulate, only(planned, one.layer), *asked))
+            drop = figure("drop", one.layer, lambda: _lost(emulate, settle(only(planned, one.layer)), *asked))
             return dataclasses.replace(one, drop=Drop(**drop))
 
         int8_db = figure("all", "", lambda: sqnr(planned))["db"]
@@ -194,6 +201,11 @@ def measure(
         samples=len(x if isinstance(x, np.ndarray) else x[0]),
         metric="" if asked is None else asked[0].name,
     )
+
+
+def as_it_is(planned: Planned) -> Planned:
+    """The plan itself: where no bias is corrected, nothing has to be adapted."""
+    return planned
 
 
 def _lost(emulate: Emulate, planned: Planned, task: Task, x: Samples) -> Value:

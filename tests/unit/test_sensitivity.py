@@ -26,6 +26,7 @@ from calibration.sensitivity import (
 )
 from device_tests.accuracy import top1_correct
 from edgesmith.errors import DataError, InternalError
+from optimizer.ptq import biases
 from optimizer.ptq import layers as plan_layers
 from optimizer.ptq.accurate import SEARCH, accurate_plan
 from optimizer.ptq.journal import FILE, Journal
@@ -34,7 +35,7 @@ from optimizer.ptq.search import SearchOutcome, Trial, smallest_prefix
 from optimizer.ptq.sensitivity import measure, only, outputs_of
 from optimizer.ptq.settings import PtqSettings
 from optimizer.ptq.task import Task
-from targets import onnx_emulator
+from targets import onnx_emulator, onnx_qdq, plan_files
 from targets.plan_files import Planned
 from tests.digits_networks import DAMAGED, SIDE, Digits, digits
 
@@ -410,6 +411,58 @@ def plain_search(net: Digits, ranked: Sequence[str]) -> SearchOutcome:
         return Trial(drop=drop, sqnr_db=0.0)
 
     return smallest_prefix(evaluate, ranked, 1.0)
+
+
+CORRECTED = dataclasses.replace(MINMAX, bias_correction=True)
+
+
+def test_a_layer_in_float_takes_its_corrected_bias_back(net: Digits):
+    planned = make_plan(net.graph, net.calibration, CORRECTED)
+    before = net.graph.constants
+    assert not np.array_equal(planned.graph.constants["second_b"], before["second_b"])
+    kept = plan_layers.with_float(planned, {"second": "why"})
+    np.testing.assert_array_equal(kept.graph.constants["second_b"], before["second_b"])
+    np.testing.assert_array_equal(kept.graph.constants["third_b"], planned.graph.constants["third_b"])
+    everything = biases.uncorrected(planned.graph)
+    for name in (f"{one}_{part}" for one in LAYERS for part in "wb"):
+        np.testing.assert_array_equal(everything.constants[name], before[name])
+
+
+def test_the_biases_behind_a_float_layer_are_corrected_anew(net: Digits):
+    # third makes up for the damage in second: where second is float, that would be damage of its own.
+    planned = make_plan(net.graph, net.calibration, CORRECTED)
+    task = task_of(net)
+    kept = plan_layers.with_float(planned, dict.fromkeys(DAMAGED, "why"))
+    settled = biases.Corrector(planned, net.calibration)(kept)
+    assert settled.plan == kept.plan
+    asked = dataclasses.replace(CORRECTED, precision_of={f"{one}_output": "float32" for one in DAMAGED})
+    made_so = make_plan(net.graph, net.calibration, asked)
+
+    def noise(plan: Planned) -> float:
+        outputs = outputs_of(plan.graph, onnx_emulator.run(plan, net.tuning))
+        return float(np.square(outputs[0] - task.reference[0]).mean())
+
+    assert noise(settled) < 0.2 * noise(kept)
+    assert noise(settled) == pytest.approx(noise(made_so), rel=0.2)
+
+
+def test_old_biases_are_not_shipped(tmp_path: Path, net: Digits):
+    planned = make_plan(net.graph, net.calibration, CORRECTED)
+    assert "second_b/uncorrected" in planned.graph.constants
+    plan_files.write(planned, tmp_path)
+    assert "second_b/uncorrected" in plan_files.read(tmp_path).graph.constants
+    proto, _ = onnx_qdq.lower(planned, activations="uint8")
+    assert not [tensor.name for tensor in proto.graph.initializer if "uncorrected" in tensor.name]
+
+
+def test_with_corrected_biases_the_search_ends_within_the_budget_too(net: Digits):
+    found = accurate_plan(net.graph, net.calibration, net.tuning, net.labels, CORRECTED, 0.3)
+    full = found.outcome.trial_of(())
+    assert full is not None
+    assert full.drop.pp > 0.3
+    assert found.outcome.met
+    assert set(found.kept) <= set(DAMAGED)
+    assert found.drop.pp <= 0.3
 
 
 def test_a_budget_that_holds_anyway_ranks_nothing(net: Digits):
