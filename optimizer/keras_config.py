@@ -76,7 +76,7 @@ def inspect(config: dict[str, Any], *, where: str, keras_major: int, allow_lambd
         allow_lambda: the user trusts the file to run code.
 
     Raises:
-        ModelError: Lambda layers that were not allowed, a subclassed model, a custom or opaque layer.
+        ModelError: Lambda layers that were not allowed, a subclassed model, a custom, opaque or stateful layer.
     """
     _refuse_subclassed(config, where)
     lambdas: list[str] = []
@@ -254,4 +254,11 @@ def _refuse_layer(node: dict[str, Any], where: str) -> None:
         raise ModelError(
             f"{where}: layer {layer} is {name}, a lookup on strings or in Python: no edge runtime has it.",
             next_step="Do that lookup before the model and give the network numbers.",
+        )
+    if _own(node).get("stateful") is True:
+        raise ModelError(
+            f"{where}: layer {layer} is a {name} with stateful=True: it remembers the samples before, so no answer is "
+            "one sample's own, and neither ranges nor a board's figures could be repeated.",
+            next_step=f"Build {layer} with stateful=False. To go on from sample to sample on the device, make its "
+            "state an input and an output of the model (initial_state=..., return_state=True).",
         )

@@ -19,7 +19,7 @@ from edgesmith.errors import InternalError, ModelError
 from edgesmith.files import replacing, sha256_file, sha256_json, write_bytes, write_json
 from edgesmith.types import Model, Signature, TensorSpec
 
-LOADER_VERSION = 1
+LOADER_VERSION = 2
 """Raise it when the same file would be normalised differently: kept results of older versions are not used."""
 
 Format = Literal["keras zip", "keras h5", "saved model", "onnx"]
@@ -238,6 +238,7 @@ def _load_onnx(path: Path, source: str, workdir: Path, record: Path) -> Model:
         origin=f"{loaded.label} {path}",
         parameters=loaded.parameters,
         macs=onnx_macs(target),
+        quantized=loaded.quantized,
     )
     _keep(record, model, label=loaded.label, companions=companions)
     return model

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgesmith.errors import ModelError
 from edgesmith.frameworks import import_keras, import_tensorflow, import_tf_keras, third_party_warnings
-from optimizer import keras2, keras2_ops, keras_config
+from optimizer import half_precision, keras2, keras2_ops, keras_config
 
 _AGAIN = "Copy the file again from where it was made (compare sizes), or save the model again."
 _MAX_EXPANSION = 100
@@ -195,6 +195,8 @@ def _finished(path: Path, model: Any, label: str, lambdas: bool) -> Loaded:
     import numpy as np
 
     _ends(model)
+    _refuse_quantized(path, model)
+    model, widened = half_precision.keras_in_float32(normalised(model), where=f"{path}", lambdas=lambdas)
     for tensor in model.inputs:
         dtype = str(tensor.dtype)
         if dtype == "string" or getattr(tensor, "sparse", False) or getattr(tensor, "ragged", False):
@@ -212,7 +214,18 @@ def _finished(path: Path, model: Any, label: str, lambdas: bool) -> Loaded:
                     "training diverged or the file is damaged.",
                     next_step="Take an earlier checkpoint, or train with a smaller learning rate.",
                 )
-    return Loaded(model=normalised(model), label=label, lambdas=lambdas)
+    return Loaded(model=model, label=f"{label}, {half_precision.NOTE}:" if widened else label, lambdas=lambdas)
+
+
+def _refuse_quantized(path: Path, model: Any) -> None:
+    """Integers that `model.quantize()` made are Keras' own: no converter knows them."""
+    for layer in model._flatten_layers():  # noqa: SLF001 - Keras' own walk; the public `layers` stops at wrappers
+        if mode := getattr(layer, "quantization_mode", None):
+            raise ModelError(
+                f"{path}: the model is quantized already: layer {layer.name} holds {mode} weights, made by Keras' "
+                "quantize(). No runtime of a board takes them.",
+                next_step="Give the float model from before quantize(), and put `quantize` into the recipe.",
+            )
 
 
 def _ends(model: Any) -> tuple[list[Any], list[Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 from edgesmith.errors import ModelError
 from edgesmith.frameworks import import_onnx
 from edgesmith.types import Dim, Signature, TensorSpec
+from optimizer import half_precision
 
 OLDEST_OPSET = 8
 """Opset 8 (ONNX 1.3, 2018): older BatchNormalization and Upsample mean other things."""
@@ -29,9 +30,11 @@ class LoadedOnnx:
 
     Attributes:
         proto: onnx.ModelProto, self-contained.
-        changed: differs from the file: external data taken in, functions inlined, or initializers removed from inputs.
+        changed: differs from the file: external data taken in, functions inlined, initializers removed from inputs,
+            or 16-bit floats widened.
         companions: files beside the model that its tensors live in, relative to it.
         parameters: elements of its weight tensors.
+        quantized: the first operator that says the model is quantized, "QLinearConv conv1"; empty for a float model.
     """
 
     proto: Any
@@ -40,6 +43,7 @@ class LoadedOnnx:
     signature: Signature
     parameters: int
     label: str
+    quantized: str
 
 
 def load_onnx(path: Path) -> LoadedOnnx:
@@ -59,6 +63,8 @@ def load_onnx(path: Path) -> LoadedOnnx:
     _check_domains(path, model)
     changed |= _drop_initializer_inputs(model)
     changed |= _complete_outputs(onnx, path, model)
+    widened = half_precision.onnx_in_float32(model)
+    changed |= widened
     signature = _signature(onnx, path, model)
     _check_form(onnx, path, model)
     _check_finite(onnx, path, model)
@@ -68,8 +74,20 @@ def load_onnx(path: Path) -> LoadedOnnx:
         companions=companions,
         signature=signature,
         parameters=sum(int(np.prod(tensor.dims)) for tensor in weights(onnx, model)),
-        label=f"ONNX opset {opset}",
+        label=f"ONNX opset {opset}, {half_precision.NOTE}:" if widened else f"ONNX opset {opset}",
+        quantized=_quantized(model),
     )
+
+
+_QUANTIZED = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
+    | {"ConvInteger", "MatMulInteger"}
+)
+
+
+def _quantized(model: Any) -> str:
+    first = next((node for node in _nodes(model.graph) if node.op_type in _QUANTIZED), None)
+    return "" if first is None else f"{first.op_type} {first.name or first.output[0]}"
 
 
 def weights(onnx: Any, model: Any) -> Iterator[Any]:

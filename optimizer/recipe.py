@@ -80,13 +80,19 @@ def parse_recipe(loaded: LoadedConfig) -> Recipe:
 
 
 def check_against_model(recipe: Recipe, model: Model, where: Where | None = None) -> None:
-    """Refuses steps that change weights where the model is no Keras model.
+    """Refuses steps that change weights where the model is no Keras model, and any step on a quantized model.
 
     Raises:
         ModelError: names the step, and what to give instead.
     """
     if model.kind == "keras":
         return
+    if model.quantized and recipe.steps:
+        raise ModelError(
+            f"{_title(0, recipe.steps[0], where)}: {model.origin} is quantized already ({model.quantized}): its "
+            "numbers are decided, and rounding them again would only lose accuracy.",
+            next_step="Leave the recipe empty to measure it as it is, or give the float model it was made from.",
+        )
     for index, spec in enumerate(recipe.steps):
         if _needs(spec).keras:
             raise ModelError(

@@ -85,7 +85,7 @@ def prepare(loaded: LoadedConfig, store: Store, progress: Progress, *, allow_syn
     calibration = None if ready else _calibration(loaded, recipe, specs, load, allow_synthetic=allow_synthetic)
     train = load(config.data.train, "train") if config.data.train and recipes.needs_training(recipe) else None
 
-    findings: list[Finding] = []
+    findings: list[Finding] = [*_quantized_already(model)]
     for samples in (evaluation, calibration, train):
         if samples is not None:
             findings += checks.check_samples(samples, specs, n_classes=n_classes)
@@ -161,6 +161,13 @@ def _calibration(
         "random numbers give a model that is wrong on real ones.",
         next_step="Give 100 to 500 real samples as data.calibration. To try the tool chain only: --allow-synthetic.",
     )
+
+
+def _quantized_already(model: Model) -> tuple[Finding, ...]:
+    if not model.quantized:
+        return ()
+    text = f"{model.origin} is quantized already ({model.quantized}): it is measured as it is, in the rows 'float'."
+    return (Finding(severity="info", code="quantized_already", text=text),)
 
 
 def _class_count(model: Model) -> int | None:

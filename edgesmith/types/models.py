@@ -57,6 +57,7 @@ class Model:
         parameters: number of weights; None where a ready model is not opened for it.
         macs: multiply-accumulates for one sample; None where it could not be counted.
         lambdas: holds Lambda layers, code of the file, which the user allowed to run.
+        quantized: what says that it is quantized already, "QLinearConv conv1"; empty for a float model.
     """
 
     kind: Literal["keras", "onnx", "ready"]
@@ -67,6 +68,7 @@ class Model:
     parameters: int | None
     macs: int | None = None
     lambdas: bool = False
+    quantized: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
