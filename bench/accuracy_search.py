@@ -28,10 +28,11 @@ from optimizer.load import load_model
 from optimizer.ptq import layers as plan_layers
 from optimizer.ptq.accurate import Effort, accurate_plan
 from optimizer.ptq.make import make_plan
-from optimizer.ptq.search import Trial, smallest_prefix
+from optimizer.ptq.search import smallest_prefix
 from optimizer.ptq.sensitivity import outputs_of
 from optimizer.ptq.settings import PtqScheme, PtqSettings
 from optimizer.ptq.task import Task
+from optimizer.ptq.trials import Trial
 from targets import onnx_emulator
 from targets.plan_export import make_plan_graph
 from targets.plan_files import Planned

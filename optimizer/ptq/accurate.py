@@ -22,10 +22,11 @@ from optimizer.ptq import rules
 from optimizer.ptq.biases import Corrector
 from optimizer.ptq.journal import Journal
 from optimizer.ptq.make import make_plan
-from optimizer.ptq.search import Keep, SearchOutcome, Trial, search
+from optimizer.ptq.search import SearchOutcome, search
 from optimizer.ptq.sensitivity import Emulate, Sensitivities, as_it_is, measure, outputs_of
 from optimizer.ptq.settings import PtqSettings
 from optimizer.ptq.task import Task
+from optimizer.ptq.trials import Keep, Trial
 from targets import onnx_emulator, plan_files
 from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from calibration.sensitivity import Drop
 from edgesmith.errors import InfrastructureError
 from optimizer.ptq.journal import FILE, Journal
-from optimizer.ptq.search import Keep, SearchOutcome, Trial, search, smallest_prefix
+from optimizer.ptq.search import SearchOutcome, search, smallest_prefix
+from optimizer.ptq.trials import Keep, Trial
 
 Evaluate = Callable[[Keep], Trial]
 PLENTY = 100_000
@@ -350,7 +351,8 @@ def test_kill_9_at_a_random_moment(tmp_path: Path):
 import json, pathlib, time
 from calibration.sensitivity import Drop
 from optimizer.ptq.journal import Journal
-from optimizer.ptq.search import Trial, search
+from optimizer.ptq.search import search
+from optimizer.ptq.trials import Trial
 losses = {{f"layer{{i}}": float(i * 7 % 5) for i in range(12)}}
 def evaluate(keep):
     with open({str(tmp_path / "made")!r}, "a") as made:

@@ -31,10 +31,11 @@ from optimizer.ptq import layers as plan_layers
 from optimizer.ptq.accurate import SEARCH, accurate_plan
 from optimizer.ptq.journal import FILE, Journal
 from optimizer.ptq.make import make_plan
-from optimizer.ptq.search import SearchOutcome, Trial, smallest_prefix
+from optimizer.ptq.search import SearchOutcome, smallest_prefix
 from optimizer.ptq.sensitivity import measure, only, outputs_of
 from optimizer.ptq.settings import PtqSettings
 from optimizer.ptq.task import Task
+from optimizer.ptq.trials import Trial
 from targets import onnx_emulator, onnx_qdq, plan_files
 from targets.plan_files import Planned
 from tests.digits_networks import DAMAGED, SIDE, Digits, digits
