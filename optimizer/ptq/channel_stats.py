@@ -29,7 +29,7 @@ class ChannelStats:
         low: smallest value of each column over all samples, float64 [columns].
         high: largest.
         power: mean of squares.
-        rows: float32 [at most 1024, columns], drawn evenly from all samples.
+        rows: float32 [about 1024 at most, columns], drawn evenly from all samples.
     """
 
     low: NDArray[np.float64]
@@ -74,7 +74,7 @@ def observe(
             size = len(found[names[0]])
             for name, axes in views:
                 table = _table(found[name], axes)
-                running.setdefault((name, axes), _Running(table.shape[1], share=size / samples)).add(table, random)
+                running.setdefault((name, axes), _Running(table.shape[1])).add(table, size / samples, random)
             task.advance(size)
     return {view: found.result() for view, found in running.items()}
 
@@ -87,21 +87,21 @@ def _table(values: NDArray[Any], axes: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 class _Running:
-    def __init__(self, columns: int, share: float) -> None:
+    def __init__(self, columns: int) -> None:
         self._low = np.full(columns, np.inf)
         self._high = np.full(columns, -np.inf)
         self._sum = np.zeros(columns)
         self._count = 0
         self._kept: list[NDArray[np.float32]] = []
-        # Each batch gives its share, so that the last samples count as much as the first.
-        self._quota = max(1, round(share * min(1024, max(64, _KEPT // columns))))
+        self._wanted = min(1024, max(64, _KEPT // columns))
 
-    def add(self, table: NDArray[np.float32], random: np.random.Generator) -> None:
+    def add(self, table: NDArray[np.float32], share: float, random: np.random.Generator) -> None:
+        """`share`: of all samples; each gives as many rows, the last batch's as many as the first one's."""
         self._low = np.minimum(self._low, table.min(axis=0))
         self._high = np.maximum(self._high, table.max(axis=0))
         self._sum += np.einsum("rc,rc->c", table, table, dtype=np.float64)
         self._count += len(table)
-        picked = random.choice(len(table), size=min(self._quota, len(table)), replace=False)
+        picked = random.choice(len(table), size=min(max(1, round(share * self._wanted)), len(table)), replace=False)
         self._kept.append(table[np.sort(picked)])
 
     def result(self) -> ChannelStats:

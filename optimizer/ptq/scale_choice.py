@@ -10,7 +10,7 @@ import numpy as np
 from optimizer.ptq.scale_groups import Ids, Kernel
 from optimizer.ptq.scale_noise import Activations, Floats, Measured, Term, terms
 
-STRENGTHS = (0.25, 0.5, 0.75, 0.9, 1.0)
+STRENGTHS = (0.2, 0.35, 0.5, 0.65, 0.75, 0.85, 0.95, 1.0)
 """Alpha of SmoothQuant's equation 4: the share of an activation's imbalance that goes to the weights."""
 
 _WORTH = 0.99

@@ -24,6 +24,11 @@ Floats = NDArray[np.float64]
 _CLIPS = (1.0, 0.75, 0.5, 0.3)
 """Shares of the full range that are tried: whatever observer decides in the end does about as well as the best."""
 
+_LASTING = 4.0
+"""What a weight's error counts more than rounding noise of the same power: it is the same at every place and in every
+sample, so sums and averages further on do not thin it out. Measured on seven trained networks, where any factor from 2
+to 10 does about as well, 1 costs up to 1.5 dB, and 1/4 costs 5."""
+
 
 class Term(Protocol):
     """One source of noise.
@@ -219,7 +224,7 @@ class _Weights:
         step = np.abs(scaled).max(axis=self._others, keepdims=True) / np.float32(127)
         step[step == 0] = 1
         error = (np.rint(scaled / step) * step - scaled) / factor
-        return float(np.sum(np.square(error, dtype=np.float64) * self._weight))
+        return _LASTING * float(np.sum(np.square(error, dtype=np.float64) * self._weight))
 
 
 class _PerTensor:
@@ -243,7 +248,7 @@ class _PerTensor:
         scaled = self._values * factor
         step = float(np.abs(scaled).max()) / 127 or 1.0
         error = (np.rint(scaled / step) * step - scaled) / factor
-        return float(np.sum(np.square(error) * self._weight))
+        return _LASTING * float(np.sum(np.square(error) * self._weight))
 
 
 def _ids(constant: ScaledConstant) -> frozenset[int]:

@@ -7,32 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from optimizer.ptq import scale_passing
 from optimizer.ptq.scale_groups import (
-    UNSCALED,
     Channels,
     Ids,
     Kernel,
     ScaledConstant,
     ScaleGroups,
-    UnionFind,
     shares_values,
 )
+from optimizer.ptq.scale_ledger import NONE, Ledger
+from optimizer.ptq.scale_passing import met_by, placed
 from targets import onnx_file
 from targets.plan_graph import PlanGraph
 from targets.plan_ops import PlanOp
 
-_SAME_SHAPE = ("Relu", "LeakyRelu", "PRelu", "Identity", "Dropout", "Neg", "Abs")
-_PER_CHANNEL = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Resize", "Upsample")
-_REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin")
-_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-_MOVES = ("Transpose", "Concat", "Slice", "Split", "Gather")
-_SAME_GRID = ("MaxPool", "AveragePool", "Resize", "Pad", *_RESHAPES, *_MOVES, "Identity", "Dropout")
 _SHAPE_ONLY = ("Shape", "Size")
 
 
@@ -64,11 +58,7 @@ class _Tracer:
         self.uses = Counter(name for node in graph.proto.graph.node for name in _reads(node))
         self.uses.update(graph.outputs)
         self.opset = onnx_file.opset(graph.proto)
-        self.ids = UnionFind()
-        self.blocked = {self.ids.add()}
-        self.none = np.full((), UNSCALED, np.int64)
-        self.families: list[Ids] = []
-        self.normalized: set[int] = set()
+        self.ledger = Ledger()
         self.tensors: dict[str, Channels] = {}
         self.constants: list[ScaledConstant] = []
         self.ceilings: dict[str, float] = {}
@@ -79,13 +69,9 @@ class _Tracer:
             **dict.fromkeys(("Add", "Sub", "Sum"), self._addition),
             **dict.fromkeys(("Mul", "Div"), self._multiplication),
             **dict.fromkeys(("LayerNormalization", "InstanceNormalization", "BatchNormalization"), self._normalization),
-            **dict.fromkeys(_SAME_SHAPE, self._same_shape),
-            **dict.fromkeys(_PER_CHANNEL, self._per_channel),
-            **dict.fromkeys(_REDUCTIONS, self._reduction),
-            **dict.fromkeys(_RESHAPES, self._reshape),
-            **dict.fromkeys(_MOVES, self._move),
+            **dict.fromkeys(scale_passing.RULES, self._passing),
+            **dict.fromkeys(scale_passing.MOVES, self._move),
             "Clip": self._clip,
-            "Pad": self._pad,
         }
 
     def found(self) -> ScaleGroups:
@@ -95,12 +81,12 @@ class _Tracer:
         for op in self.graph.ops:
             self._visit(op)
         self._block_what_others_see()
-        roots = self.ids.roots()
+        roots = self.ledger.ids.roots()
         return ScaleGroups(
             size=len(roots),
-            blocked=frozenset(int(roots[channel]) for channel in self.blocked),
-            families=tuple(np.unique(roots[family]) for family in self.families),
-            normalized=frozenset(self.normalized),
+            blocked=frozenset(int(roots[channel]) for channel in self.ledger.blocked),
+            families=tuple(np.unique(roots[family]) for family in self.ledger.families),
+            normalized=frozenset(self.ledger.normalized),
             tensors={n: Channels(ids=roots[c.ids], shape=c.shape) for n, c in self.tensors.items()},
             constants=tuple(_rooted(constant, roots) for constant in self.constants),
             ceilings=self.ceilings,
@@ -127,40 +113,21 @@ class _Tracer:
         inside = {name for op in self.graph.ops for name in op.nodes}
         for node in self.graph.proto.graph.node:
             if node.op_type not in _SHAPE_ONLY and (node.name not in inside or _subgraphs(node)):
-                self._block(list(_reads(node)))
+                self._block(_reads(node))
 
-    # Ids.
-
-    def _fresh(self, count: int, *, normalized: bool = False) -> Ids:
-        family = np.array([self.ids.add() for _ in range(count)], dtype=np.int64)
-        if normalized:
-            self.normalized.add(len(self.families))
-        self.families.append(family)
-        return family
-
-    def _block(self, names: Sequence[str]) -> None:
+    def _block(self, names: Iterable[str]) -> None:
         for name in names:
             if name in self.tensors:
-                self.blocked.update(self.tensors[name].ids.ravel().tolist())
+                self.ledger.block(self.tensors[name])
 
     def _set_blocked(self, name: str) -> None:
-        channel = self.ids.add()
-        self.blocked.add(channel)
-        self.tensors[name] = Channels.constant(channel, self.shapes[name])
+        self.tensors[name] = Channels.constant(self.ledger.blocked_one(), self.shapes[name])
 
-    def _is_blocked(self, channels: Channels) -> bool:
-        roots = {self.ids.find(channel) for channel in self.blocked}
-        return all(self.ids.find(channel) in roots for channel in set(channels.ids.ravel().tolist()))
-
-    def _give(self, name: str, ids: Ids) -> bool:
-        """Sets the ids of a tensor from an array that broadcasts to its shape; False where it does not."""
-        shape = self.shapes[name]
-        try:
-            np.broadcast_to(ids, shape)
-        except ValueError:
-            return False
-        self.tensors[name] = Channels(ids=ids.reshape((1,) * (len(shape) - ids.ndim) + ids.shape), shape=shape)
-        return True
+    def _give(self, name: str, channels: Channels | None) -> bool:
+        """Sets the ids of a tensor, and tells whether there are any."""
+        if channels is not None:
+            self.tensors[name] = channels
+        return channels is not None
 
     def _ceiling(self, name: str, value: float) -> None:
         if self.relu6:
@@ -168,18 +135,16 @@ class _Tracer:
         else:
             self._block([name])
 
-    # Ops with constants.
-
     def _product(self, op: PlanOp, node: Any) -> bool:
         if op.weight is None:
             return self._product_of_two(op, node)
         kernel, source = self.graph.constants[op.weight], self.tensors.get(node.input[0])
         shape = self.shapes[op.output]
         convolution = op.kind in ("Conv", "ConvTranspose")
-        axis = 1 if convolution else len(shape) - 1
-        if source is None or node.input[1] != op.weight or _attributes(node).get("transA") or op.weight_axis is None:
+        axis, rank = (1, len(shape)) if convolution else (len(shape) - 1, 2)
+        if source is None or len(source.shape) != len(shape) or kernel.ndim != rank or op.weight_axis is None:
             return False
-        if len(source.shape) != len(shape) or kernel.ndim != (len(shape) if convolution else 2):
+        if node.input[1] != op.weight or scale_passing.attributes(node).get("transA"):
             return False
         own = all(name is None or self.uses[name] == 1 for name in (op.weight, op.bias))
         if shares_values(kernel):
@@ -189,7 +154,7 @@ class _Tracer:
         if ids is None or not own or (bias is not None and bias.shape != (shape[axis],)):
             return False
         reads, writes = _places(op, kernel.shape)
-        made = self._fresh(shape[axis])
+        made = self.ledger.fresh(shape[axis])
         self.constants.append(
             Kernel(
                 name=op.weight,
@@ -210,14 +175,12 @@ class _Tracer:
         return True
 
     def _exact(self, op: PlanOp, name: str, over: Ids) -> None:
-        self.constants.append(
-            ScaledConstant(name=name, role="exact", output=op.output, times=self.none, over=over),
-        )
+        self.constants.append(ScaledConstant(name=name, role="exact", output=op.output, times=NONE, over=over))
 
     def _normalization(self, op: PlanOp, node: Any) -> bool:
         shape, names = self.shapes[op.output], [name for name in node.input[1:3] if name]
         axis = len(shape) - 1 if op.kind == "LayerNormalization" else 1
-        if op.kind == "LayerNormalization" and _attributes(node).get("axis", -1) not in (-1, axis):
+        if op.kind == "LayerNormalization" and scale_passing.attributes(node).get("axis", -1) not in (-1, axis):
             return False
         own = all(
             self.uses[name] == 1 and name in self.graph.constants and self.graph.constants[name].shape == (shape[axis],)
@@ -226,7 +189,7 @@ class _Tracer:
         if not own:
             return False
         self._block(op.inputs)
-        made = self._fresh(shape[axis], normalized=True)
+        made = self.ledger.fresh(shape[axis], normalized=True)
         for name in names:
             self._exact(op, name, made)
         self.tensors[op.output] = Channels.vector(made, axis, shape)
@@ -237,45 +200,31 @@ class _Tracer:
         computed = [self.tensors[name] for name in node.input if name in self.tensors]
         if len(stored) + len(computed) != len(node.input) or not computed or len(stored) > 1:
             return False
-        ids = self._united(computed)
-        if not self._give(op.output, ids):
+        ids = self.ledger.united(computed)
+        if not self._give(op.output, placed(ids, self.shapes[op.output])):
             return False
-        if stored:
-            return self._offset(op, stored[0])
-        return True
-
-    def _united(self, tensors: Sequence[Channels]) -> Ids:
-        """Ties the ids of tensors that are added; one that is blocked throughout blocks the others, structure kept."""
-        free = [tensor for tensor in tensors if not self._is_blocked(tensor)] or list(tensors[:1])
-        if len(free) < len(tensors):
-            for tensor in tensors:
-                self.blocked.update(tensor.ids.ravel().tolist())
-        arrays = np.broadcast_arrays(*(tensor.ids for tensor in free))
-        for other in arrays[1:]:
-            for first, second in set(zip(arrays[0].ravel().tolist(), other.ravel().tolist(), strict=True)):
-                self.ids.unite(first, second)
-        return np.array(arrays[0])
+        return not stored or self._offset(op, stored[0])
 
     def _offset(self, op: PlanOp, name: str) -> bool:
         values = self.graph.constants[name]
-        over = _per_element(values.shape, self.tensors[op.output])
+        over = met_by(values.shape, self.tensors[op.output])
         if self.uses[name] != 1 or over is None:
             return not values.any()
-        self.constants.append(ScaledConstant(name=name, role="offset", output=op.output, times=self.none, over=over))
+        self.constants.append(ScaledConstant(name=name, role="offset", output=op.output, times=NONE, over=over))
         return True
 
     def _multiplication(self, op: PlanOp, node: Any) -> bool:
         names = list(node.input)
         stored = [name for name in names if name in self.graph.constants]
         if len(stored) == 1 and len(names) == 2 and (op.kind == "Mul" or names[1] in stored):
-            return self._gain(op, names[1] if names[0] not in stored else names[0], stored[0])
+            return self._gain(op, names[1] if names[0] in stored else names[0], stored[0])
         if stored or op.kind == "Div" or len(names) != 2 or not all(name in self.tensors for name in names):
             return False
         # A product has the factor of whichever side may have one: the other one's is 1.
         first, second = (self.tensors[name] for name in names)
-        passed, other = (second, first) if self._is_blocked(first) else (first, second)
-        self.blocked.update(other.ids.ravel().tolist())
-        return self._give(op.output, passed.ids)
+        passed, other = (second, first) if self.ledger.is_blocked(first) else (first, second)
+        self.ledger.block(other)
+        return self._give(op.output, placed(passed.ids, self.shapes[op.output]))
 
     def _gain(self, op: PlanOp, source: str, name: str) -> bool:
         """Times a constant: the constant takes up the factor of its input and gives its output one of its own."""
@@ -283,127 +232,61 @@ class _Tracer:
             return False
         values, given = self.graph.constants[name], self.tensors[source]
         shape = self.shapes[op.output]
-        try:
-            spread = Channels.of(np.broadcast_to(given.full(), shape).copy())
-        except ValueError:
+        spread = placed(given.ids, shape)
+        if spread is None:
             return False
-        times = _per_element(values.shape, spread)
+        times = met_by(values.shape, spread)
         if values.size == 1 or times is None or self.uses[name] != 1 or op.kind == "Div":
-            return self._give(op.output, spread.ids)
-        made = self._fresh(values.size, normalized=True).reshape(values.shape)
-        self.constants.append(
-            ScaledConstant(
-                name=name,
-                role="gain",
-                output=op.output,
-                times=times,
-                over=made,
-            )
-        )
-        return self._give(op.output, made)
+            return self._give(op.output, spread)
+        made = self.ledger.fresh(values.size, normalized=True).reshape(values.shape)
+        self.constants.append(ScaledConstant(name=name, role="gain", output=op.output, times=times, over=made))
+        return self._give(op.output, placed(made, shape))
 
     def _product_of_two(self, op: PlanOp, node: Any) -> bool:
         """Attention's weights times values: what the last axis of the second carries, the product carries."""
         if op.kind != "MatMul" or not all(name in self.tensors for name in node.input):
             return False
         first, second = (self.tensors[name] for name in node.input)
-        if not self._is_blocked(first) or second.ids.ndim < 2 or second.ids.shape[-2] != 1:
+        if not self.ledger.is_blocked(first) or second.ids.ndim < 2 or second.ids.shape[-2] != 1:
             return False
-        return self._give(op.output, second.ids)
+        return self._give(op.output, placed(second.ids, self.shapes[op.output]))
 
-    # Ops without.
-
-    def _only(self, op: PlanOp, node: Any) -> Channels | None:
-        name = node.input[0]
-        if name not in self.tensors or any(other in self.tensors for other in node.input[1:]):
+    def _only(self, node: Any) -> Channels | None:
+        """The one input that is computed."""
+        if any(name in self.tensors for name in node.input[1:]):
             return None
-        if op.kind in _SAME_GRID:
-            self.copies[op.output] = (name,)
-        return self.tensors[name]
+        return self.tensors.get(node.input[0])
 
-    def _same_shape(self, op: PlanOp, node: Any) -> bool:
-        given = self._only(op, node)
-        return given is not None and self._give(op.output, given.ids)
-
-    def _clip(self, op: PlanOp, node: Any) -> bool:
-        """From 0 to a ceiling, or to none."""
-        bounds = [self.graph.constants.get(name) if name else None for name in (*node.input[1:3], "", "")[:2]]
-        given = self.tensors.get(node.input[0])
-        if given is None or bounds[0] is None or _number(bounds[0]) != 0.0 or not self._give(op.output, given.ids):
-            return False
-        if len(node.input) > 2 and node.input[2]:
-            if bounds[1] is None:
-                return False
-            self._ceiling(op.output, _number(bounds[1]))
-        return True
-
-    def _per_channel(self, op: PlanOp, node: Any) -> bool:
-        given = self._only(op, node)
-        ids = None if given is None else given.along(1)
-        shape = self.shapes[op.output]
-        if ids is None or len(shape) < 3 or len(ids) != shape[1]:
-            return False
-        return self._give(op.output, Channels.vector(ids, 1, shape).ids)
-
-    def _reduction(self, op: PlanOp, node: Any) -> bool:
-        given = self._only(op, node)
+    def _passing(self, op: PlanOp, node: Any) -> bool:
+        given = self._only(node)
         if given is None:
             return False
-        axes = _attributes(node).get("axes")
-        if axes is None and len(node.input) > 1 and node.input[1]:
-            stored = self.graph.constants.get(node.input[1])
-            axes = None if stored is None else stored.tolist()
-        if not axes:
-            return False
-        rank = len(given.shape)
-        places = tuple(axis % rank for axis in axes)
-        if any(given.ids.shape[axis] > 1 for axis in places):
-            return False
-        keeps = _attributes(node).get("keepdims", 1)
-        return self._give(op.output, given.ids if keeps else given.ids.squeeze(places))
-
-    def _reshape(self, op: PlanOp, node: Any) -> bool:
-        given = self._only(op, node)
-        shape = self.shapes[op.output]
-        if given is None or np.prod(given.shape) != np.prod(shape):
-            return False
-        self.tensors[op.output] = Channels.of(given.full().reshape(shape))
-        return True
+        if op.kind in scale_passing.SAME_GRID:
+            self.copies[op.output] = (node.input[0],)
+        found = scale_passing.RULES[op.kind](node, given, self.shapes[op.output], self.graph.constants)
+        return self._give(op.output, found)
 
     def _move(self, _: PlanOp, node: Any) -> bool:
-        """Runs the op itself on ids in place of values: where an element goes, its id goes."""
-        from onnx.reference import ReferenceEvaluator
-
-        feed: dict[str, NDArray[Any]] = {}
-        for name in filter(None, node.input):
-            if name in self.tensors:
-                feed[name] = self.tensors[name].full()
-            elif name in self.graph.constants:
-                feed[name] = self.graph.constants[name]
-            else:
-                return False
-        results = ReferenceEvaluator(node, opsets={"": self.opset}).run(None, feed)
+        results = scale_passing.moved(node, self.tensors, self.graph.constants, self.opset)
+        if results is None:
+            return False
         for name, ids in zip(node.output, results, strict=True):
             if name in self.shapes:
                 if ids.shape != self.shapes[name]:
                     return False
                 self.tensors[name] = Channels.of(ids)
-                self.copies[name] = tuple(part for part in node.input if part in self.tensors)
+                self.copies[name] = tuple(dict.fromkeys(part for part in node.input if part in self.tensors))
         return True
 
-    def _pad(self, op: PlanOp, node: Any) -> bool:
-        """With zeros, which stay zeros whatever the factor: they may take any id."""
-        given = self._only(op, node)
-        inputs = [*node.input, "", "", ""]
-        pads, value = self.graph.constants.get(inputs[1]), self.graph.constants.get(inputs[2])
-        plain = _attributes(node).get("mode", b"constant") == b"constant" and (value is None or not value.any())
-        if given is None or pads is None or not plain or inputs[3] or (inputs[2] and value is None) or pads.min() < 0:
+    def _clip(self, op: PlanOp, node: Any) -> bool:
+        """From 0 to a ceiling, or to none."""
+        given = self._only(node)
+        low, high = (self.graph.constants.get(name) for name in [*node.input[1:], "", ""][:2])
+        if given is None or low is None or low.any() or not self._give(op.output, placed(given.ids, given.shape)):
             return False
-        rank = len(given.shape)
-        amounts = [
-            (int(pads[axis]), int(pads[axis + rank])) if given.ids.shape[axis] > 1 else (0, 0) for axis in range(rank)
-        ]
-        return self._give(op.output, np.pad(given.ids, amounts, mode="edge"))
+        if high is not None:
+            self._ceiling(op.output, float(high.reshape(-1)[0]))
+        return high is not None or not any(node.input[2:])
 
 
 def _places(op: PlanOp, shape: tuple[int, ...]) -> tuple[Ids, Ids]:
@@ -417,35 +300,8 @@ def _places(op: PlanOp, shape: tuple[int, ...]) -> tuple[Ids, Ids]:
     return (first, second) if op.weight_axis == 1 else (second, first)
 
 
-def _per_element(shape: tuple[int, ...], channels: Channels) -> Ids | None:
-    """The id that each element of a constant meets where it is broadcast against a tensor; None where it meets several.
-
-    Returns:
-        Of the constant's shape.
-    """
-    places = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
-    try:
-        spread = np.broadcast_to(places, channels.shape).ravel()
-    except ValueError:
-        return None
-    ids = channels.full().ravel()
-    met = np.zeros(places.size, np.int64)
-    met[spread] = ids
-    return met.reshape(shape) if np.array_equal(met[spread], ids) else None
-
-
-def _number(values: NDArray[Any]) -> float:
-    return float(values.reshape(-1)[0])
-
-
 def _rooted(constant: ScaledConstant, roots: Ids) -> ScaledConstant:
     return dataclasses.replace(constant, times=roots[constant.times], over=roots[constant.over])
-
-
-def _attributes(node: Any) -> dict[str, Any]:
-    from onnx import helper
-
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _subgraphs(node: Any) -> list[Any]:
