@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,11 +59,12 @@ def make_plan(
     _check(graph, x)
     rules.decide(graph, settings)  # refuses unknown names before anything is computed
     tried: dict[Variant, Score] = {}
+    settled: Mapping[str, str] = {}
     if settings.observer != "auto":
         chosen = variants.only(settings)
     else:
-        chosen, tried = _best(graph, x, settings, progress)
-    planned = _Maker(graph, x, settings, progress).make(chosen)
+        chosen, tried, settled = _best(graph, x, settings, progress)
+    planned = _Maker(graph, x, settings, progress, settled).make(chosen)
     figures: dict[str, Any] = {"chosen": chosen.name}
     if tried:
         figures["variants"] = [_plain(variant, score) for variant, score in tried.items()]
@@ -103,8 +104,12 @@ def _plain(variant: Variant, score: Score) -> dict[str, Any]:
 
 def _best(
     graph: PlanGraph, x: Samples, settings: PtqSettings, progress: Progress
-) -> tuple[Variant, dict[Variant, Score]]:
-    """Ranges and repairs first; then what is done to weights and biases, on top of the best of those."""
+) -> tuple[Variant, dict[Variant, Score], Mapping[str, str]]:
+    """Ranges and repairs first; then what is done to weights and biases, on top of the best of those.
+
+    Returns:
+        The best variant, the score of each, and which observer decided each range of the best.
+    """
     made_with, judged_by = variants.set_aside(x)
     maker, judge = _Maker(graph, made_with, settings, progress), Judge(graph, judged_by)
     tried: dict[Variant, Score] = {}
@@ -122,15 +127,22 @@ def _best(
         attempt(dataclasses.replace(best(), correct=True))
     if settings.rounding == "learned":
         attempt(dataclasses.replace(best(), rounding="learned"))
-    return best(), tried
+    return best(), tried, maker.observers(best())
 
 
 class _Maker:
     """Makes variants from one set of samples; what they have in common is computed once."""
 
-    def __init__(self, graph: PlanGraph, x: Samples, settings: PtqSettings, progress: Progress) -> None:
+    def __init__(
+        self,
+        graph: PlanGraph,
+        x: Samples,
+        settings: PtqSettings,
+        progress: Progress,
+        settled: Mapping[str, str] | None = None,
+    ) -> None:
         self._graph, self._x, self._settings, self._progress = graph, x, settings, progress
-        self._repaired: dict[tuple[bool, bool], tuple[PlanGraph, tuple[str, ...]]] = {}
+        self._settled = settled or {}
         self._prepared: dict[tuple[bool, bool], _Prepared] = {}
 
     def make(self, variant: Variant) -> Planned:
@@ -139,6 +151,10 @@ class _Maker:
         if key not in self._prepared:
             self._prepared[key] = self._prepare(*key)
         return self._prepared[key].plan(variant)
+
+    def observers(self, variant: Variant) -> dict[str, str]:
+        """Which observer decided each range of a variant that was made; by the first tensor of each group."""
+        return self._prepared[variant.equalize, variant.smooth].observers(variant)
 
     def _prepare(self, equalize: bool, smooth: bool) -> _Prepared:
         graph, repairs = self._graph, tuple[str, ...]()
@@ -153,15 +169,22 @@ class _Maker:
                 per_channel=self._settings.per_channel,
                 progress=self._progress,
             )
-        return _Prepared(graph, repairs, self._x, self._settings, self._progress)
+        return _Prepared(graph, repairs, self._x, self._settings, self._progress, self._settled)
 
 
 class _Prepared:
     """A network after its repairs, its activations observed."""
 
     def __init__(
-        self, graph: PlanGraph, repairs: Sequence[str], x: Samples, settings: PtqSettings, progress: Progress
+        self,
+        graph: PlanGraph,
+        repairs: Sequence[str],
+        x: Samples,
+        settings: PtqSettings,
+        progress: Progress,
+        settled: Mapping[str, str],
     ) -> None:
+        self._settled = settled
         self._graph, self._repairs, self._settings = graph, tuple(repairs), settings
         self._rules = rules.decide(graph, settings)
         count = len(x) if isinstance(x, np.ndarray) else len(x[0])
@@ -175,7 +198,7 @@ class _Prepared:
         """One variant's plan."""
         if variant.observer not in self._ranges:
             self._ranges[variant.observer] = ranges.choose(
-                self._observers, self._rules, variant.observer, self._measured_on
+                self._observers, self._rules, variant.observer, self._measured_on, self._settled
             )
         found = self._ranges[variant.observer]
         how = fit.How(
@@ -197,6 +220,11 @@ class _Prepared:
             graph=biases.corrected(self._graph, numbers.biases),
             integers=numbers.integers,
         )
+
+    def observers(self, variant: Variant) -> dict[str, str]:
+        """See `_Maker.observers`."""
+        decided = self._ranges[variant.observer].items()
+        return {first: one.observer for first, one in decided if one.observer != "fixed"}
 
     def _ops(self, numbers: fit.Numbers) -> tuple[OpPlan, ...]:
         return tuple(

@@ -95,7 +95,11 @@ def _batch(graph: PlanGraph, first: Sequence[NDArray[Any]], names: Sequence[str]
 
 
 def choose(
-    observers: Mapping[str, RangeObserver], rules: Rules, observer: ObserverChoice, stepwise: Stepwise
+    observers: Mapping[str, RangeObserver],
+    rules: Rules,
+    observer: ObserverChoice,
+    stepwise: Stepwise,
+    settled: Mapping[str, str] | None = None,
 ) -> dict[str, Range]:
     """Decides the range of every group, by the group's first tensor.
 
@@ -104,6 +108,7 @@ def choose(
         rules: the same.
         observer: what decides; "auto": the error at the ops that read the tensor.
         stepwise: samples to measure that error with.
+        settled: first tensor of a group to what "auto" chose for it before, with fewer samples; it is not asked again.
     """
     found: dict[str, Range] = {}
     tried: dict[str, list[Range]] = {}
@@ -114,6 +119,8 @@ def choose(
             found[first] = Range(params=group.fixed, low=low, high=high, observer="fixed")
             continue
         names = LADDER if observer == "auto" else (_method(observer),)
+        if observer == "auto" and settled is not None and first in settled:
+            names = (settled[first],)
         candidates: dict[QuantParams, Range] = {}
         for name in names:
             made = _range(observers[first], name, group.dtype)

@@ -61,9 +61,10 @@ class Score:
     """How far a plan's answers are from the float network's.
 
     Attributes:
-        loss: what plans are ranked by, lower is better: for outputs that come from a softmax the mean KL divergence of
-            the class probabilities in nats, for others noise over signal; summed over the outputs.
-        sqnr_db: of all outputs together (before the softmax), at most 200.
+        loss: what plans are ranked by, lower is better: noise over signal, summed over the outputs. Where an output
+            comes from a softmax, the logits less their mean over the classes are compared: on few samples the KL
+            divergence of the probabilities hangs on those few that are near a tie, and ranks plans half by chance.
+        sqnr_db: of all outputs together (logits where there is a softmax), at most 200.
         agreement: share of samples with the same largest value, of the first output; 1 where it has one value.
     """
 
@@ -131,25 +132,18 @@ class Judge:
         loss, signal, noise = 0.0, 0.0, 0.0
         for name, source in self._from_softmax.items():
             real, other = self._real[source or name], made[source or name]
-            power, error = _power(real), _power(real - other)
-            signal, noise = signal + power, noise + error
+            signal, noise = signal + _power(real), noise + _power(real - other)
             if source is not None:
-                loss += divergence(real, other)
-            else:
-                loss += error / power if power else error
+                real, other = _centred(real), _centred(other)
+            power, error = _power(real), _power(real - other)
+            loss += error / power if power else error
         name = self._tensors[0]
         return Score(loss=loss, sqnr_db=_db(signal, noise), agreement=_agreement(self._real[name], made[name]))
 
 
-def divergence(real: NDArray[Any], other: NDArray[Any]) -> float:
-    """Mean KL(p || q) in nats of the softmax over the last axis of two arrays of logits."""
-    p, q = _log_softmax(real), _log_softmax(other)
-    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
-
-
-def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+def _centred(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A softmax does not see what all classes have in common."""
+    return logits - logits.mean(axis=-1, keepdims=True)
 
 
 def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[np.float64]]:
