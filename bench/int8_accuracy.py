@@ -214,7 +214,9 @@ def judge(network: Network, ours: Mapping[str, Result], found: Mapping[str, Resu
     return verdicts
 
 
-def compare(entry: models.Entry, cache: Path, pythons: Mapping[str, Path], *, quick: bool) -> dict[str, Any]:
+def compare(
+    entry: models.Entry, cache: Path, pythons: Mapping[str, Path], *, quick: bool, ablate: bool
+) -> dict[str, Any]:
     """All quantizers on one network."""
     network = prepare(entry, cache, quick=quick)
     print(f"{entry.name}: float {100 * network.right.mean():.2f} %", file=sys.stderr)
@@ -246,7 +248,7 @@ def compare(entry: models.Entry, cache: Path, pythons: Mapping[str, Path], *, qu
         tell(f"ours {kind}", result)
     verdicts = judge(network, ours, found)
     ablation: dict[str, Any] = {}
-    if not quick:
+    if ablate:
         for name, changes in ABLATIONS.items():
             for kind, result in by_us(network, changes, name).items():
                 ablation[f"{name}, {kind}"] = {k: v for k, v in plain(result, network).items() if k != "facts"}
@@ -269,7 +271,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="the bundled example only; nothing is written")
     parser.add_argument("--cache", type=Path, default=models.default_cache(), help="networks and environments")
     parser.add_argument("--models", nargs="+", help="only these; nothing is written")
-    parser.add_argument("--no-ablation", action="store_true", help="nothing is written")
+    parser.add_argument(
+        "--no-ablation", action="store_true", help="our plans only with all repairs; nothing is written"
+    )
     args = parser.parse_args()
     cache = args.cache.resolve()
     chosen = QUICK if args.quick else tuple(args.models or (entry.name for entry in models.ENTRIES))
@@ -278,9 +282,8 @@ def main() -> int:
         for name in sorted({peer.environment for peer in PEERS})
         if (python := peers.python_of(name, cache, make=not args.quick))
     }
-    if args.no_ablation:
-        globals()["ABLATIONS"] = {}
-    found = {name: compare(models.entry(name), cache, pythons, quick=args.quick) for name in chosen}
+    ablate = not (args.quick or args.no_ablation)
+    found = {name: compare(models.entry(name), cache, pythons, quick=args.quick, ablate=ablate) for name in chosen}
     broken = [
         f"{name}: {what}"
         for name, one in found.items()
@@ -307,7 +310,7 @@ def main() -> int:
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
         "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    if not (args.quick or args.models or args.no_ablation):
+    if ablate and not args.models:
         write_json(ROOT / "bench" / "results" / "int8_accuracy.json", figures)
     print(json.dumps(figures))
     return 0 if figures["holds"] else 1
