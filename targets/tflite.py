@@ -7,7 +7,6 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +102,7 @@ def _planned(
     live: Any, model: Model, request: CompileRequest, calibration: SampleSet, folder: Path, path: Path
 ) -> tuple[bytes, tuple[Deviation, ...]]:
     """The float file with the plan's numbers."""
-    plain = replace(request, scheme=Scheme.NONE, calibration=None, plan=None)
-    write_bytes(path, _convert(live, model, plain, None, lambda: None))
+    write_bytes(path, _convert(live, model, request, None, lambda: None))
     _in_order(path, model)
     return tflite_plan.lower(
         plan_files.read(folder),
@@ -127,7 +125,7 @@ def _refuse_open_dimensions(model: Model) -> None:
 def _convert(
     live: Any, model: Model, request: CompileRequest, calibration: SampleSet | None, advance: Callable[[], None]
 ) -> bytes:
-    """Keras -> SavedModel with batch 1 -> `.tflite`.
+    """Keras -> SavedModel with batch 1 -> `.tflite`; the float file where a plan is to be followed.
 
     The SavedModel is written here and not by `from_keras_model`: that one turns any failure of it into a silent
     second route, and `from_concrete_functions` drops the weights of Keras 3 models without a word.
@@ -143,14 +141,15 @@ def _convert(
         inference = functools.partial(live.__call__, training=False)
         archive.add_endpoint("serve", inference, specs if len(specs) == 1 else [specs])
         archive.write_out(folder, verbose=False)
-        if calibration is not None and (loops := _loops(Path(folder))):
+        if request.scheme.needs_calibration and (loops := _loops(Path(folder))):
             raise ModelError(
-                f"{NAME}: scheme '{request.scheme}' cannot be applied to {model.origin}: the loop at "
-                f"{', '.join(loops)} would crash the runtime's calibrator.",
+                f"{NAME}: scheme '{request.scheme}' cannot be applied to {model.origin}: the tensors of the loop at "
+                f"{', '.join(loops)} cannot be observed, and trying it crashes the runtime's calibrator.",
                 next_step="Build recurrent layers with unroll=True, or use scheme 'float16' or 'dynamic'.",
             )
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
-        _set_scheme(tf, converter, request)
+        if request.plan is None or not request.scheme.needs_calibration:
+            _set_scheme(tf, converter, request)
         if calibration is not None:
             converter.representative_dataset = lambda: _one_by_one(model, calibration.x, advance)
         try:

@@ -103,6 +103,10 @@ def decide(graph: PlanGraph, settings: PtqSettings) -> Rules:
     _check_names(graph, settings)
     nodes = {node.name: node for node in graph.proto.graph.node}
     decisions = {op.name: _decide_op(op, nodes[op.main], settings) for op in graph.ops}
+    known = {*graph.inputs, *(op.output for op in graph.ops)}
+    for op in graph.ops:
+        if not known.issuperset(op.inputs):
+            decisions[op.name] = Decision(precision="float32", reason="it reads one of several results of an op")
     for op in _idle_moves(graph, decisions):
         decisions[op.name] = Decision(precision="float32", reason="only float32 ops around it")
     return Rules(ops=decisions, groups=tuple(_groups(graph, decisions)))
