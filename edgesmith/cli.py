@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgesmith import __version__, deploy_cli, devices_cli
+from edgesmith import __version__, compare_cli, deploy_cli, devices_cli
 from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgesmithError, InfrastructureError, Terminated
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 
 app.add_typer(devices_cli.app, name="devices")
+app.command()(compare_cli.compare)
 app.command()(deploy_cli.deploy)
 app.command()(deploy_cli.rollback)
 

@@ -93,7 +93,10 @@ def _sentences(
             f"Most noise of its own: {one_line(noisiest.layer)} ({noisiest.kind}), {_db(noisiest.own_sqnr_db)} dB."
         )
     if any(row.rescaled for row in found.rows):
-        said.append("'rescaled': channels hold the float values times a factor each, which the next layer takes out.")
+        said.append(
+            "'rescaled': channels hold the float values times a factor each, which the next layer takes out; "
+            "SQNR is told without the factors."
+        )
     if any(row.matched == "place" for row in found.rows):
         said.append("'by place': paired by the order of computing alone, which is a guess.")
     if found.missing:
@@ -124,15 +127,24 @@ def _cells(row: TensorRow, *, first: bool) -> dict[str, str]:
     return {
         "layer": _short(one_line(row.layer)),
         "kind": row.kind,
-        "sqnr": _db(row.sqnr_db),
+        "sqnr": _db(_shown_sqnr(row)),
         "own": "-" if row.own_sqnr_db is None else _db(row.own_sqnr_db),
         "float": _range(*row.float_range),
         "held": _range(*((grid.low, grid.high) if grid else row.artifact_range)),
         "grid": f"{grid.scale:.3g}, {grid.zero_point}" if grid else "float",
-        "saturated": f"{row.saturated_share:.2%}" if row.saturated else "-",
+        "saturated": _share(row.saturated_share),
         "dead": f"{row.dead_channels} of {row.channels}" if row.dead_channels else "-",
         "mark": ", ".join(filter(None, marks)),
     }
+
+
+def _shown_sqnr(row: TensorRow) -> float:
+    """Of a rescaled tensor, what is left once the factors are known."""
+    return row.rescaled_sqnr_db if row.rescaled and math.isfinite(row.rescaled_sqnr_db) else row.sqnr_db
+
+
+def _share(share: float) -> str:
+    return "-" if share == 0.0 else f"{share:.2%}" if share >= 0.0001 else "<0.01%"
 
 
 def _short(text: str) -> str:

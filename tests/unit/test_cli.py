@@ -23,6 +23,7 @@ def run_python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     [
         ["--help"],
         ["run", "--help"],
+        ["compare", "--help"],
         ["targets"],
         ["techniques"],
         ["doctor"],
