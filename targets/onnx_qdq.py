@@ -157,7 +157,7 @@ class _Writer:
             raise InternalError(f"op {op.name} is planned as integers, and its weight has no grid.")
         integers = self._planned.integers[op.name]
         if self._reduce_range and grid.dtype == "int8":
-            integers, grid = rules.seven_bits(self._graph.constants[op.weight], grid)
+            integers, grid = rules.seven_bits(self._graph.constants[op.weight], integers, grid)
             what = f"weights -63..63 instead of -127..127, scales {127 / rules.REDUCED_MAX:.3f} times as large"
             self._deviate(op, op.weight, what, "x86-64 without VNNI adds two products in 16 bits, which saturate")
         names = {op.weight: self._file.dequantized_constant(op.weight, integers, grid)}

@@ -36,6 +36,9 @@ MOVES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "S
 REDUCED_MAX = 63
 """Weights of 7 bits: two products of uint8 and int7 fit the int16 that x86-64 without VNNI adds them in."""
 
+_ONE_VALUE = 1e-3
+"""Steps: how far weights that are one value may be apart in float32."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stored:
@@ -115,11 +118,17 @@ def why_in_float(op: PlanOp, plan: OpPlan, node: Any, bits: Set[int]) -> str:
     return ""
 
 
-def seven_bits(weight: NDArray[np.float32], grid: QuantParams) -> tuple[NDArray[np.int8], QuantParams]:
+def seven_bits(
+    weight: NDArray[np.float32], integers: NDArray[np.int8], grid: QuantParams
+) -> tuple[NDArray[np.int8], QuantParams]:
     """Weights rounded to -63..63 from the float values; the range of each scale stays.
+
+    Zeros stay zeros. Where all weights of one integer of the plan are one value, but for the rounding of float32, they
+    become one integer here as well.
 
     Args:
         weight: float32, plan graph's layout.
+        integers: the plan's -127..127, same shape.
         grid: symmetric int8, of the plan.
 
     Returns:
@@ -129,4 +138,16 @@ def seven_bits(weight: NDArray[np.float32], grid: QuantParams) -> tuple[NDArray[
     params = QuantParams(
         scale=tuple(scale.tolist()), zero_point=grid.zero_point, axis=grid.axis, dtype="int8", symmetric=True
     )
-    return np.clip(affine.quantize(weight, params), -REDUCED_MAX, REDUCED_MAX), params
+    shape = [1] * weight.ndim
+    if grid.axis is not None:
+        shape[grid.axis] = -1
+    steps = weight / scale.reshape(shape)
+    sizes, groups = np.abs(steps).ravel(), np.abs(integers.ravel().astype(np.int64))
+    low, high = np.full(128, np.inf, np.float32), np.full(128, -np.inf, np.float32)
+    np.minimum.at(low, groups, sizes)
+    np.maximum.at(high, groups, sizes)
+    with np.errstate(invalid="ignore"):  # integers that the plan does not use
+        middle, one = (low + high) / 2, high - low <= _ONE_VALUE
+    sizes = np.where(one[groups], middle[groups], sizes)
+    reduced = np.copysign(np.minimum(np.rint(sizes), REDUCED_MAX), steps.ravel())
+    return reduced.reshape(weight.shape).astype(np.int8), params

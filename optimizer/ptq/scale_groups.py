@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,15 +163,3 @@ class ScaleGroups:
             sets.setdefault(joined.find(index), []).append(channel)
         normalized = {joined.find(index) for index in self.normalized}
         return [(np.array(sorted(ids)), root in normalized) for root, ids in sorted(sets.items())]
-
-
-def shares_values(kernel: NDArray[Any], limit: int = 64) -> bool:
-    """Whether a kernel looks clustered: few distinct values besides zero, each used several times on average.
-
-    Args:
-        kernel: float.
-        limit: of distinct values; more than that no clustering makes.
-    """
-    living = kernel[kernel != 0]
-    distinct = np.unique(living).size
-    return 0 < distinct <= limit and living.size >= 4 * distinct

@@ -19,10 +19,10 @@ from optimizer.ptq.scale_groups import (
     Kernel,
     ScaledConstant,
     ScaleGroups,
-    shares_values,
 )
 from optimizer.ptq.scale_ledger import NONE, Ledger
 from optimizer.ptq.scale_passing import met_by, placed
+from optimizer.ptq.weights import shared_factors
 from targets import onnx_file
 from targets.plan_graph import PlanGraph
 from targets.plan_ops import PlanOp
@@ -147,7 +147,7 @@ class _Tracer:
         if node.input[1] != op.weight or scale_passing.attributes(node).get("transA"):
             return False
         own = all(name is None or self.uses[name] == 1 for name in (op.weight, op.bias))
-        if shares_values(kernel):
+        if shared_factors(op, kernel) is not None:
             self.clustered.append(op.layer)
             own = False
         ids, bias = source.along(axis), None if op.bias is None else self.graph.constants[op.bias]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from calibration import rounding
 from calibration.affine import limits, smallest_weight_scale, weight_params
 from edgesmith.types import QuantParams
+from optimizer.ptq import shared_values
 from targets.plan_graph import PlanGraph
 from targets.plan_ops import PlanOp
 
@@ -22,18 +22,11 @@ Float = NDArray[np.float64]
 CLIPS = {"int8": (1.0, 0.98, 0.96, 0.94, 0.92, 0.9, 0.85), "int4": tuple(np.linspace(1.0, 0.6, 17).tolist())}
 """Parts of a channel's largest weight that its scale may cover: of few steps more are worth giving up."""
 
-SHARED_VALUES = 64
-"""A kernel with at most as many distinct values besides zero was clustered."""
-_USES = 4
-"""How often each of them is used, on average: a pruned kernel has few values, but no value twice."""
-
 _MOST_INPUTS = 2304
 """Of a row, 256 channels by 3 by 3; moments of longer ones cost gigabytes and minutes: all inputs count alike."""
 
 _VALUES = 8_000_000
 """Of a stream's rows at once: 32 MB."""
-
-_SAME_UNIT = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -158,7 +151,7 @@ def choose_scale(
         return weight_params(weight, None, kind, minimum_scale=least.max())
     factors = shared_factors(op, weight)
     peaks = np.abs(rows(op, weight)).max(axis=-1).ravel()
-    if factors is not None and peaks.any():
+    if factors is not None:
         # In units of a channel's factor, one grid for all. It grows as a whole, so that no ratio changes.
         whole = float((peaks / factors).max()) / limits(dtype, symmetric=True)[1] * factors
         whole = whole * max(1.0, float((least / whole).max()))
@@ -216,42 +209,17 @@ def integers(
         q = rounding.learned(units, found.second, limit, drift)
     else:
         if shared_factors(op, weight) is not None:
-            # Folding leaves equal values apart by a rounding of float32: near a half that would split them.
-            units = np.rint(units / _SAME_UNIT) * _SAME_UNIT
+            units = shared_values.merged(units)
         q = rounding.nearest(units, limit)
     return from_rows(op, q, weight.shape)
 
 
 def shared_factors(op: PlanOp, weight: NDArray[Any]) -> Float | None:
-    """Whether a kernel holds few distinct values, up to a factor for each output channel.
-
-    Clustering leaves at most `SHARED_VALUES` values in a kernel; folding a batch normalization multiplies each output
-    channel by a factor of its own.
-
-    Returns:
-        [C] the factors' magnitudes (all 1 where nothing was folded); None where its values are not shared.
-    """
-    flat = rows(op, weight).reshape(-1, weight.size // weight.shape[op.weight_axis or 0]).astype(np.float64)
-    values = [np.unique(row[row != 0]) for row in flat]
-    book = max(values, key=len)
-    living = int(np.count_nonzero(weight))
-    if len(book) <= SHARED_VALUES and _USES * len(book) <= living:
-        factors = list(itertools.takewhile(bool, (_factor(own, book) if len(own) else 1.0 for own in values)))
-        if len(factors) == len(values):
-            return np.array(factors, np.float64)
-    distinct = len(np.unique(weight[weight != 0]))
-    return np.ones(len(flat)) if distinct <= SHARED_VALUES and _USES * distinct <= living else None
-
-
-def _factor(own: Float, book: Float) -> float | None:
-    """A g > 0 with every value of `own` being g or -g times one of `book`; None where there is none."""
-    ratios = own[np.argmax(np.abs(own))] / book
-    for ratio in ratios[np.argsort(np.abs(np.log(np.abs(ratios))), kind="stable")]:  # 1 first
-        wanted = own / ratio
-        gap = np.abs(wanted[:, None] - book[None]).min(axis=1)
-        if (gap <= 1e-5 * np.abs(wanted).max()).all():  # not of the book: against that, all small values are alike
-            return float(abs(ratio))
-    return None
+    """The factor of each output channel, [C], of a kernel with shared values; None for others: see `shared_values`."""
+    flat = rows(op, weight).reshape(weight.shape[op.weight_axis or 0], -1)
+    if len(np.unique(flat[0])) > shared_values.MOST + 1:  # zero counts here; most kernels are told by one channel
+        return None
+    return shared_values.factors(flat.astype(np.float64))
 
 
 def _choice(count: int, most: int, seed: int) -> NDArray[np.intp]:

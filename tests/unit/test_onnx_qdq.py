@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from calibration import affine
 from edgesmith.errors import InternalError
 from edgesmith.progress import Silent
 from edgesmith.types import OpPlan, QuantParams, QuantPlan, TensorPlan
@@ -264,9 +265,21 @@ def test_seven_bit_weights_are_rounded_anew_and_told(tiny: PlanGraph):
 
 def test_seven_bits_by_hand():
     weights = QuantParams(scale=(1.0,), zero_point=(0,), axis=None, dtype="int8", symmetric=True)
-    integers, params = onnx_qdq_rules.seven_bits(np.array([127.0, -127.0, 2.0, 3.1, 200.0], np.float32), weights)
+    kernel, planned = np.array([127.0, -127.0, 2.0, 3.1, 0.0, 200.0], np.float32), [127, -127, 2, 3, 0, 127]
+    integers, params = onnx_qdq_rules.seven_bits(kernel, np.array(planned, np.int8), weights)
     assert params.scale == (float(np.float32(127 / 63)),)
-    assert integers.tolist() == [63, -63, 1, 2, 63]  # 2 / 2.016 = 0.99, 3.1 / 2.016 = 1.54
+    assert integers.tolist() == [63, -63, 1, 2, 0, 63]  # 2 / 2.016 = 0.99, 3.1 / 2.016 = 1.54
+
+
+def test_one_value_with_two_roundings_of_float32_is_one_value_in_seven_bits():
+    """21.5 * 127 / 63 = 43.34 lies on a half: a step of float32 to either side parts the two channels."""
+    value = 21.5 * 127 / 63
+    kernel = np.array([[127, value * (1 - 1e-6), 5], [254, -2 * value * (1 + 1e-6), 5]], np.float32)
+    grid = QuantParams(scale=(1.0, 2.0), zero_point=(0, 0), axis=0, dtype="int8", symmetric=True)
+    planned = np.array([[127, 43, 5], [127, -43, 2]], np.int8)
+    integers, params = onnx_qdq_rules.seven_bits(kernel, planned, grid)
+    assert integers.tolist() == [[63, 22, 2], [63, -22, 1]]
+    assert affine.quantize(kernel, params).tolist() == [[63, 21, 2], [63, -22, 1]]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from optimizer.ptq.scale_groups import Channels, shares_values
+from optimizer.ptq.scale_groups import Channels
 from targets.plan_graph import PlanGraph
 from tests.scaled_networks import Net, badly_scaled, groups_of, outputs, pictures
 
@@ -225,18 +225,3 @@ def test_channels_know_the_axes_they_change_on():
     same = Channels.constant(7, (1, 4))
     np.testing.assert_array_equal(same.along(1), [7, 7, 7, 7])
     np.testing.assert_array_equal(same.full(), np.full((1, 4), 7))
-
-
-@pytest.mark.parametrize(
-    ("kernel", "expected"),
-    [
-        (np.tile(np.arange(64), 4), True),
-        (np.tile(np.arange(66), 4), False),
-        (np.arange(64), False),
-        (np.zeros(100), False),
-        (np.random.default_rng(0).normal(size=500), False),
-        (np.where(np.random.default_rng(0).random(500) < 0.9, 0, np.random.default_rng(1).normal(size=500)), False),
-    ],
-)
-def test_shared_values_are_told_from_small_kernels(kernel: np.ndarray, expected: bool):
-    assert shares_values(kernel) is expected
