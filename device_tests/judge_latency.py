@@ -37,7 +37,7 @@ def latency(key: str, limit: float, compressed: JudgedFigures, baseline: JudgedF
     """Judges latency_p50_ms or latency_p95_ms."""
     del baseline
     name = _percentile_of(key)
-    if reason := _why_not_judged(compressed, name, "latency"):
+    if reason := why_not_judged(compressed, name, "latency"):
         return undecided(key, f"{name} latency is not judged: {reason}.", _remedy(compressed))
     value, interval = _figures(compressed, name)
     shown = (
@@ -52,7 +52,7 @@ def latency_ratio(key: str, limit: float, compressed: JudgedFigures, baseline: J
     if baseline is None:
         return undecided(key, f"{name} latency ratio is not judged: {NO_BASELINE}.", NEEDS_BASELINE)
     for figures, who in ((compressed, "latency"), (baseline, "the float model's latency")):
-        if reason := _why_not_judged(figures, name, who):
+        if reason := why_not_judged(figures, name, who):
             return undecided(key, f"{name} latency ratio is not judged: {reason}.", _remedy(figures))
     value, (low, high) = _figures(compressed, name)
     base, (base_low, base_high) = _figures(baseline, name)
@@ -94,7 +94,14 @@ def _more_runs(value: float, interval: Interval, limit: float, runs: int) -> str
     )
 
 
-def _why_not_judged(figures: JudgedFigures, name: Literal["p50", "p95"], what: str) -> str | None:
+def why_not_judged(figures: JudgedFigures, name: Literal["p50", "p95"], what: str) -> str | None:
+    """Why nothing may be said of a percentile; None where it may.
+
+    Args:
+        figures: of the artifact.
+        name: the percentile.
+        what: words for its latency.
+    """
     if figures.emulated:
         return "the board is emulated"
     if figures.validity not in (Validity.VALID, Validity.UNKNOWN):
@@ -118,7 +125,7 @@ def _remedy(figures: JudgedFigures) -> str:
 
 
 def _figures(figures: JudgedFigures, name: Literal["p50", "p95"]) -> tuple[float, Interval]:
-    """Value and interval; only after `_why_not_judged` said there is one."""
+    """Value and interval; only after `why_not_judged` said there is one."""
     record = figures.latency
     value = None if record is None else getattr(record, name)
     if record is None or value is None:

@@ -123,6 +123,31 @@ class BoardRecord(Record):
     fake: bool = False
 
 
+Variant = Literal["float", "compressed", "uniform"]
+"""What an artifact was made of: the float model, what the recipe made of it, or the same with none of the layers in
+float32 that the accuracy search kept: measured for what they cost, never judged."""
+
+
+class FloatLayersRecord(Record):
+    """What the layers that the search kept in float32 cost on one board, and what they buy.
+
+    Against the same model without these exceptions (variant "uniform"), on the same board in the same lease.
+    """
+
+    cost_ms: float | None = Field(description="p50 with them less p50 without; below zero they make it faster.")
+    cost_ms_reason: str | None = None
+    ratio: float | None = Field(default=None, description="p50 with them / p50 without.")
+    ratio_low: float | None = Field(default=None, description="From the 95 % intervals of both p50.")
+    ratio_high: float | None = None
+    gain_pp: float | None = Field(description="Of the task metric, that they buy; percentage points, + is better.")
+    gain_pp_reason: str | None = None
+    gain_low_pp: float | None = Field(default=None, description="95 % interval, both asked the same samples.")
+    gain_high_pp: float | None = None
+    uniform_verdict: Verdict | None = Field(
+        default=None, description="What the budget says of the artifact without them; null where none is set."
+    )
+
+
 class DeviceResult(Record):
     """One artifact on one device."""
 
@@ -130,7 +155,7 @@ class DeviceResult(Record):
     emulated: bool | None = Field(description="Null where the board was never reached.")
     fake: bool = Field(default=False, description="A scripted board: its figures are made up, for trying gates out.")
     target: str
-    variant: Literal["float", "compressed"]
+    variant: Variant
     artifact: ArtifactRecord | None
     artifact_reason: str | None = None
     latency_ms: LatencyRecord | None
@@ -162,6 +187,9 @@ class DeviceResult(Record):
     environment_after: EnvironmentRecord | None = None
     measured_at: str | None = None
     reused: bool = Field(default=False, description="Taken from an earlier, identical measurement, not measured now.")
+    float_layers: FloatLayersRecord | None = Field(
+        default=None, description="Of a compressed artifact, where the search kept layers in float32."
+    )
 
 
 class StepRecord(Record):
@@ -242,7 +270,7 @@ class ParityRecord(Record):
 
     artifact_sha256: str
     target: str
-    variant: Literal["float", "compressed"]
+    variant: Variant
     reference: str | None = Field(
         description="The first board that is not emulated; null where no other ran the artifact: then it is what this "
         "machine answered when it checked the artifact."
@@ -299,6 +327,7 @@ class SearchRecord(Record):
     metric: str
     samples: int
     source: str = Field(description="Which samples it was decided on; never those of the evaluation.")
+    kept: tuple[str, ...] = Field(default=(), description="The layers it kept in float32, in the order of computing.")
 
 
 class QuantizationRecord(Record):

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from device_tests.accuracy import (
-    accuracy_drop_pp,
-    agreement,
-    dequantize,
-    drop_interval_pp,
-    evaluate,
-    top1_correct,
-)
-from device_tests.judge import JudgedFigures, judge
-from device_tests.latency import summarise
+from device_tests.accuracy import accuracy_drop_pp
+from device_tests.judge import judge
 from edgesmith import known_answers
 from edgesmith.errors import EXIT_OK, GateFailed, InfrastructureError, UnstableMeasurement
 from edgesmith.files import safe_name
+from edgesmith.pipeline import float_layers
 from edgesmith.pipeline.boards import BoardOutcome
-from edgesmith.pipeline.build import Built, Variant
+from edgesmith.pipeline.build import Built
 from edgesmith.pipeline.host import Outputs
 from edgesmith.pipeline.prepare import Prepared
+from edgesmith.pipeline.row_figures import RowFigures, lost_interval_pp
 from edgesmith.pipeline.run_folder import RunFolder
 from edgesmith.result import (
     AccuracyRecord,
@@ -34,10 +29,10 @@ from edgesmith.result import (
     DeviceResult,
     EnvironmentRecord,
     FindingRecord,
-    LatencyRecord,
     LeaseHolderRecord,
     LeaseRecord,
     RecoveryRecord,
+    Variant,
 )
 from edgesmith.types import (
     Accuracy,
@@ -120,35 +115,6 @@ def artifact_record(built: Built, folder: RunFolder) -> ArtifactRecord:
     )
 
 
-class _Figures:
-    """What one measurement is worth, before judging."""
-
-    def __init__(self, measured: Measurement, built: Built, prepared: Prepared, reference: Outputs | None) -> None:
-        outputs = dequantize(measured.outputs, measured.output_quantization)
-        self.measured = measured
-        self.outputs = outputs
-        self.latency: LatencyRecord = summarise(measured.samples_ns)
-        self.accuracy = evaluate(
-            prepared.loaded.config.task.metric,
-            outputs,
-            prepared.evaluation.y,
-            reference_outputs=reference,
-            root=prepared.loaded.root,
-        )
-        self.agreement = None if reference is None else agreement(outputs, reference)
-        self.judged = JudgedFigures(
-            latency=self.latency,
-            accuracy=self.accuracy,
-            agreement=self.agreement,
-            size_bytes=built.artifact.size_bytes,
-            peak_rss_bytes=measured.peak_rss_bytes,
-            validity=measured.validity,
-            validity_reasons=measured.validity_reasons,
-            emulated=measured.board.emulated,
-            fake=measured.board.fake,
-        )
-
-
 def device_results(
     outcome: BoardOutcome, prepared: Prepared, reference: Outputs | None, folder: RunFolder
 ) -> tuple[DeviceResult, ...]:
@@ -158,27 +124,43 @@ def device_results(
         reference: outputs of the original model on this machine, for the agreement; None where there is none.
     """
     figures = {
-        (built.wanted.target, built.wanted.variant): _Figures(measured, built, prepared, reference)
+        (built.wanted.target, built.wanted.variant): RowFigures(measured, built, prepared, reference)
         for built, measured in zip(outcome.built, outcome.outcomes, strict=True)
         if isinstance(measured, Measurement)
     }
     records = []
     for built, measured in zip(outcome.built, outcome.outcomes, strict=True):
+        target, variant = built.wanted.target, built.wanted.variant
         if isinstance(measured, InfrastructureError):
+            severity: Literal["error", "warning"] = "warning" if variant == "uniform" and figures else "error"
             artifact = artifact_record(built, folder)
-            records.append(failed(outcome.device, built.wanted.target, built.wanted.variant, measured, artifact))
+            records.append(failed(outcome.device, target, variant, measured, artifact, severity))
             continue
-        mine = figures[built.wanted.target, built.wanted.variant]
-        baseline = figures.get((built.wanted.target, "float"))
-        records.append(_measured(outcome, built, mine, baseline, prepared, folder))
+        mine, baseline = figures[target, variant], figures.get((target, "float"))
+        record = _measured(outcome, built, mine, baseline, prepared, folder)
+        uniform = _uniform(outcome, target, figures) if variant == "compressed" else None
+        if uniform is not None:
+            paid = float_layers.price(mine, uniform, baseline, prepared)
+            record = record.model_copy(update={"float_layers": paid})
+        records.append(record)
     return tuple(records)
+
+
+def _uniform(
+    outcome: BoardOutcome, target: str, figures: Mapping[tuple[str, Variant], RowFigures]
+) -> RowFigures | InfrastructureError | None:
+    """What the artifact without layers in float32 gave, or why it gave nothing; None where there is none."""
+    for built, measured in zip(outcome.built, outcome.outcomes, strict=True):
+        if (built.wanted.target, built.wanted.variant) == (target, "uniform"):
+            return measured if isinstance(measured, InfrastructureError) else figures[target, "uniform"]
+    return None
 
 
 def _measured(
     outcome: BoardOutcome,
     built: Built,
-    mine: _Figures,
-    baseline: _Figures | None,
+    mine: RowFigures,
+    baseline: RowFigures | None,
     prepared: Prepared,
     folder: RunFolder,
 ) -> DeviceResult:
@@ -238,28 +220,33 @@ def _measured(
     )
 
 
-def _why_no_agreement(mine: _Figures, prepared: Prepared) -> str | None:
+def _why_no_agreement(mine: RowFigures, prepared: Prepared) -> str | None:
     if mine.agreement is not None:
         return None
     return _NO_REFERENCE if prepared.ready and not prepared.reference else "the outputs are no class scores"
 
 
-def _judge(built: Built, mine: _Figures, baseline: _Figures | None, prepared: Prepared) -> Judgement:
+def _judge(built: Built, mine: RowFigures, baseline: RowFigures | None, prepared: Prepared) -> Judgement:
     if built.wanted.variant == "float" and prepared.compares:
         text = "the float model: what the compressed one is compared with; the budget is not applied to it"
         return Judgement(verdict=Verdict.PASS, findings=(Finding(severity="info", code="reference", text=text),))
+    if built.wanted.variant == "uniform":
+        return float_layers.NOT_JUDGED
     judged = mine.judged
-    labels = prepared.evaluation.y
-    if baseline is not None and labels is not None and mine.accuracy.metric == "top1":
-        interval = drop_interval_pp(top1_correct(baseline.outputs, labels), top1_correct(mine.outputs, labels))
-        judged = replace(judged, drop_interval_pp=interval)
+    if baseline is not None:
+        judged = replace(judged, drop_interval_pp=lost_interval_pp(baseline, mine, prepared))
     return judge(
         prepared.loaded.config.budget, compressed=judged, baseline=None if baseline is None else baseline.judged
     )
 
 
 def failed(
-    device: Device, target: str, variant: Variant, error: InfrastructureError, artifact: ArtifactRecord | None = None
+    device: Device,
+    target: str,
+    variant: Variant,
+    error: InfrastructureError,
+    artifact: ArtifactRecord | None = None,
+    severity: Literal["error", "warning"] = "error",
 ) -> DeviceResult:
     """The record of an artifact that could not be measured: no figures, and why."""
     why = error.what.splitlines()[0]
@@ -286,7 +273,7 @@ def failed(
         validity_reasons=(why,),
         verdict=Verdict.ERROR,
         findings=(
-            FindingRecord(severity="error", code=type(error).__name__, text=error.what, next_step=error.next_step),
+            FindingRecord(severity=severity, code=type(error).__name__, text=error.what, next_step=error.next_step),
         ),
     )
 
@@ -294,6 +281,7 @@ def failed(
 def fastest_passing(results: Sequence[DeviceResult]) -> tuple[FindingRecord, ...]:
     """For each device, the fastest artifact that passed: what the user came for. Emulated, none is fast or slow."""
     findings = []
+    results = _decisive(results)
     for device in dict.fromkeys(result.device for result in results if not result.emulated):
         passing = [r for r in results if r.device == device and r.verdict is Verdict.PASS and _p50(r) is not None]
         judged = [r for r in passing if r.variant == "compressed"]
@@ -310,7 +298,11 @@ def fastest_passing(results: Sequence[DeviceResult]) -> tuple[FindingRecord, ...
 
 
 def overall(results: Sequence[DeviceResult]) -> tuple[Verdict, int, str]:
-    """Verdict, exit code and reason of the run: a broken budget first, then infrastructure, then the undecided."""
+    """Verdict, exit code and reason of the run: a broken budget first, then infrastructure, then the undecided.
+
+    What was measured only to tell what the float layers cost decides nothing.
+    """
+    results = _decisive(results)
     for verdict, exit_code in (
         (Verdict.FAIL, GateFailed.exit_code),
         (Verdict.ERROR, InfrastructureError.exit_code),
@@ -320,6 +312,10 @@ def overall(results: Sequence[DeviceResult]) -> tuple[Verdict, int, str]:
         if hit:
             return verdict, exit_code, f"{len(hit)} of {len(results)}: {', '.join(hit)}"
     return Verdict.PASS, EXIT_OK, f"all {len(results)} measured artifacts pass"
+
+
+def _decisive(results: Sequence[DeviceResult]) -> Sequence[DeviceResult]:
+    return [result for result in results if result.variant != "uniform"]
 
 
 def _p50(result: DeviceResult) -> float | None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from edgesmith.pipeline.prepare import Prepared
 from edgesmith.pipeline.quantization import PlannedQuantization
 from edgesmith.pipeline.store import Store
 from edgesmith.pipeline.workspace import Workspace
+from edgesmith.result import Variant
 from edgesmith.toolchain import versions
 from edgesmith.types import Artifact, Comparison, Model, SampleSet, Scheme
 from optimizer import masks
@@ -36,7 +37,6 @@ from targets.sparsity import assert_kernels_keep_zeros
 
 _ARTIFACT = TypeAdapter(Artifact)
 
-Variant = Literal["float", "compressed"]
 FreshProcess = Callable[[], BoardSession]
 
 
@@ -176,14 +176,15 @@ def _verify(
     store = work.store
     settings = prepared.loaded.config.verify
     samples = _head(prepared.evaluation, settings.samples)
-    key = _verified_key(artifact, prepared, store)
+    key = _verified_key(wanted, artifact, prepared, store)
     if entry := store.find("verified", key, label=wanted.label):
         return _comparison(entry.record["comparison"])
     reference = host_outputs(wanted.model, samples, work)
     with work.progress.task(f"check {wanted.target} {wanted.variant} in a fresh process"):
         found = _infer(fresh_process(), artifact, samples.x)
     comparison = compare(reference, dequantize(found.outputs, found.quantization))
-    _check_bounds(wanted, artifact, comparison, settings, samples.x)
+    if wanted.variant != "uniform":  # where it differs is known: for that, layers were kept in float32
+        _check_bounds(wanted, artifact, comparison, settings, samples.x)
     with store.making("verified", key) as draft:
         finite = comparison.sqnr_db if math.isfinite(comparison.sqnr_db) else None
         draft.record.update(comparison={**asdict(comparison), "sqnr_db": finite}, outputs=len(found.outputs))
@@ -192,18 +193,17 @@ def _verify(
     return comparison
 
 
-def _verified_key(artifact: Artifact, prepared: Prepared, store: Store) -> str:
+def _verified_key(wanted: Wanted, artifact: Artifact, prepared: Prepared, store: Store) -> str:
     settings = prepared.loaded.config.verify
     samples = _head(prepared.evaluation, settings.samples)
-    return store.key(
-        "verified",
-        {"artifact": artifact.sha256, "samples": samples.sha256, "settings": settings.model_dump(), "keeps": "outputs"},
-    )
+    inputs = {"artifact": artifact.sha256, "samples": samples.sha256, "settings": settings.model_dump()}
+    without_bounds = {"bounds": None} if wanted.variant == "uniform" else {}
+    return store.key("verified", {**inputs, "keeps": "outputs", **without_bounds})
 
 
 def checked_here(built: Built, prepared: Prepared, store: Store) -> Checked | None:
     """What this machine answered when it checked an artifact; None where that was not kept."""
-    entry = store.find("verified", _verified_key(built.artifact, prepared, store))
+    entry = store.find("verified", _verified_key(built.wanted, built.artifact, prepared, store))
     if entry is None:
         return None
     outputs = tuple(np.load(entry.folder / f"output-{number}.npy") for number in range(entry.record["outputs"]))
@@ -266,7 +266,10 @@ def wanted_for(
     has_recipe: bool,
     plan: PlannedQuantization | None = None,
 ) -> Sequence[Wanted]:
-    """The float variant and, where there is a recipe, the compressed one; `isa` counts only if the target says so."""
+    """The float variant; where there is a recipe, the compressed one; where its plan has exceptions, the uniform one.
+
+    `isa` counts only if the target says so.
+    """
     if not targets.get(target).capabilities().per_isa:
         isa = ""
     float_variant = Wanted(
@@ -284,4 +287,7 @@ def wanted_for(
         plan=plan.folder if plan else None,
         plan_key=plan.key if plan else "",
     )
-    return (float_variant, compressed_variant)
+    if plan is None or plan.uniform is None:
+        return (float_variant, compressed_variant)
+    uniform_variant = replace(compressed_variant, variant="uniform", plan=plan.uniform, plan_key=plan.uniform_key)
+    return (float_variant, compressed_variant, uniform_variant)

@@ -18,7 +18,7 @@ from device_tests.session import BoardSession
 from edgesmith.errors import BoardError, InfrastructureError
 from edgesmith.pipeline import assemble, boards
 from edgesmith.pipeline.boards import BoardOutcome
-from edgesmith.pipeline.build import Built, Variant, checked_here
+from edgesmith.pipeline.build import Built, checked_here
 from edgesmith.pipeline.compress import steps_are_kept
 from edgesmith.pipeline.host import Outputs
 from edgesmith.pipeline.parity import Parity
@@ -28,7 +28,7 @@ from edgesmith.pipeline.select import select_targets
 from edgesmith.pipeline.stages import Stage
 from edgesmith.pipeline.workspace import Workspace
 from edgesmith.report.live import board_row
-from edgesmith.result import DeviceResult
+from edgesmith.result import DeviceResult, Variant
 from edgesmith.types import BoardInfo, Device
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from device_tests.accuracy import dequantize
 from edgesmith.pipeline.boards import BoardOutcome
 from edgesmith.pipeline.build import Built, Checked
-from edgesmith.result import ParityDevice, ParityRecord
+from edgesmith.result import ParityDevice, ParityRecord, Variant
 from edgesmith.types import Measurement
 
 CheckedHere = Callable[[Built], Checked | None]
@@ -60,10 +60,10 @@ class Parity:
             if record is not None:
                 records.append(record)
 
-        def place(record: ParityRecord) -> tuple[str, bool, int]:
+        def place(record: ParityRecord) -> tuple[str, int, int]:
             """The same in every run, whichever board was done first."""
             first = record.reference or record.devices[0].device
-            return record.target, record.variant == "compressed", devices.index(first)
+            return record.target, get_args(Variant).index(record.variant), devices.index(first)
 
         return tuple(sorted(records, key=place))
 

@@ -11,7 +11,7 @@ from edgesmith.pipeline import boards, stages
 from edgesmith.pipeline.build import Wanted, artifact_inputs, kept_artifact, wanted_for
 from edgesmith.pipeline.compress import step_key
 from edgesmith.pipeline.prepare import Prepared, prepare, scheme_of
-from edgesmith.pipeline.quantization import LABEL, PlannedQuantization, kept_plan
+from edgesmith.pipeline.quantization import LABEL, PlannedQuantization, kept_plan, may_keep_float
 from edgesmith.pipeline.select import select_targets
 from edgesmith.pipeline.store import Store
 from edgesmith.progress import Silent
@@ -78,7 +78,7 @@ def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterat
         yield PlannedStep(spec.name, KEPT if known else TO_DO, shown)
     quantization = kept_plan(prepared, model, store)
     if quantization is not None:
-        yield PlannedStep(LABEL, KEPT if quantization.cached else TO_DO, "ranges, repairs and exceptions, once for all")
+        yield PlannedStep(LABEL, KEPT if quantization.cached else TO_DO, _plan_detail(prepared, quantization))
     seen: dict[Wanted, PlannedStep] = {}
     measured = []
     for device in wanted:
@@ -89,6 +89,13 @@ def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterat
         measured.append(_measure_step(device, kept, prepared, store))
     yield from seen.values()
     yield from measured
+
+
+def _plan_detail(prepared: Prepared, quantization: PlannedQuantization) -> str:
+    detail = "ranges, repairs and exceptions, once for all"
+    if quantization.cached or not may_keep_float(prepared):
+        return detail
+    return f"{detail}; layers kept in float32 add an artifact without them, which tells what they cost"
 
 
 def _artifacts(

@@ -27,8 +27,11 @@ from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph
 
 LABEL = "quantization-plan"
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 """Raise it when the same inputs would be planned differently: older plans are then made again."""
+
+UNIFORM = "uniform"
+"""In a plan's folder: the folder of the same plan before the search's exceptions, where it made any."""
 
 _TOOLCHAIN = ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx", "numpy")
 _SENSITIVITY_SAMPLES = 64
@@ -44,6 +47,7 @@ class PlannedQuantization:
         record: for the report; None where there is no plan.
         reason: why there is no plan.
         cached: taken from the store.
+        uniform: folder of the same plan before the search kept layers in float32; None where it kept none.
     """
 
     folder: Path | None
@@ -51,6 +55,12 @@ class PlannedQuantization:
     record: QuantizationRecord | None
     reason: str = ""
     cached: bool = False
+    uniform: Path | None = None
+
+    @property
+    def uniform_key(self) -> str:
+        """Names the content of `uniform`."""
+        return f"{self.key}/{UNIFORM}"
 
 
 def kept_plan(prepared: Prepared, model: Model, store: Store) -> PlannedQuantization | None:
@@ -63,7 +73,14 @@ def kept_plan(prepared: Prepared, model: Model, store: Store) -> PlannedQuantiza
     if entry is None:
         return PlannedQuantization(folder=store.path("plan", key), key=key, record=None)
     record = QuantizationRecord.model_validate(entry.record["quantization"]).model_copy(update={"cached": True})
-    return PlannedQuantization(folder=entry.folder, key=key, record=record, cached=True)
+    uniform = entry.folder / UNIFORM if record.search is not None and record.search.kept else None
+    return PlannedQuantization(folder=entry.folder, key=key, record=record, cached=True, uniform=uniform)
+
+
+def may_keep_float(prepared: Prepared) -> bool:
+    """Whether layers to keep in float32 are searched for."""
+    request = quant_request(prepared.recipe).plan
+    return request is not None and _search_inputs(prepared, request, prepared.tuning) is not None
 
 
 def _plan_key(prepared: Prepared, model: Model, request: PlanRequest, store: Store) -> str:
@@ -125,11 +142,19 @@ def plan_quantization(prepared: Prepared, model: Model, work: Workspace) -> Plan
         return PlannedQuantization(folder=None, key="", record=None, reason=error.what)
     record = _record(made, prepared, request, seconds=time.monotonic() - started)
     with work.store.making("plan", key) as draft:
-        plan_files.write(made.planned, draft.folder)
-        made.original.write(draft.folder / plan_files.ORIGINAL)
+        _write(made.planned, made.original, draft.folder)
+        if made.uniform is not None:
+            _write(made.uniform, made.original, draft.folder / UNIFORM)
         draft.record["quantization"] = json.loads(record.model_dump_json())
     work.store.drop_workdir("plan", key)
-    return PlannedQuantization(folder=work.store.path("plan", key), key=key, record=record)
+    folder = work.store.path("plan", key)
+    uniform = None if made.uniform is None else folder / UNIFORM
+    return PlannedQuantization(folder=folder, key=key, record=record, uniform=uniform)
+
+
+def _write(planned: Planned, original: PlanGraph, folder: Path) -> None:
+    plan_files.write(planned, folder)
+    original.write(folder / plan_files.ORIGINAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -137,6 +162,7 @@ class Made:
     """A plan fresh from the maker.
 
     Attributes:
+        uniform: the same before the search's exceptions; None where there are none.
         original: the plan graph before the repairs.
         sensitivities: of every layer that computes with integers.
         search: what the search for float layers found, as in the plan's figures; None where nothing was searched.
@@ -144,6 +170,7 @@ class Made:
     """
 
     planned: Planned
+    uniform: Planned | None
     original: PlanGraph
     sensitivities: list[dict[str, Any]]
     search: dict[str, Any] | None
@@ -158,7 +185,7 @@ def _make(prepared: Prepared, model: Model, request: PlanRequest, key: str, work
     x = inputs.split(calibration.x)
     make = functools.partial(make_plan, model_sha256=model.sha256, calibration_sha256=calibration.sha256)
     budget_pp = prepared.loaded.config.budget.accuracy_drop_pp
-    search = None
+    search, uniform = None, None
     if request.search and budget_pp is not None and tuning is not None:
         found = accurate.accurate_plan(
             graph,
@@ -175,6 +202,7 @@ def _make(prepared: Prepared, model: Model, request: PlanRequest, key: str, work
             progress=work.progress,
         )
         planned, search = found.planned, dict(found.planned.plan.figures[accurate.SEARCH])
+        uniform = found.uniform if found.kept else None
         sensitivities = None if found.sensitivities is None else found.sensitivities.plain()
     else:
         planned, sensitivities = make(graph, x, request.settings, progress=work.progress), None
@@ -182,7 +210,9 @@ def _make(prepared: Prepared, model: Model, request: PlanRequest, key: str, work
         samples = [array[:_SENSITIVITY_SAMPLES] for array in x]
         sensitivities = sensitivity.measure(planned, samples, emulate=onnx_emulator.run, progress=work.progress).plain()
     curve = enough.ranges_by_samples(graph, x)
-    return Made(planned=planned, original=graph, sensitivities=sensitivities, search=search, curve=curve)
+    return Made(
+        planned=planned, uniform=uniform, original=graph, sensitivities=sensitivities, search=search, curve=curve
+    )
 
 
 def _record(made: Made, prepared: Prepared, request: PlanRequest, *, seconds: float) -> QuantizationRecord:
@@ -191,8 +221,8 @@ def _record(made: Made, prepared: Prepared, request: PlanRequest, *, seconds: fl
     budget_pp = prepared.loaded.config.budget.accuracy_drop_pp
     search, why_not = None, None
     if made.search is not None and budget_pp is not None and tuning is not None:
-        kept = {"met", "drop_pp", "drop_low_pp", "drop_high_pp", "over_pp", "full_drop_pp", "trials", "stopped"}
-        figures = {name: value for name, value in made.search.items() if name in kept}
+        told = {"met", "drop_pp", "drop_low_pp", "drop_high_pp", "over_pp", "full_drop_pp", "trials", "stopped", "kept"}
+        figures = {name: value for name, value in made.search.items() if name in told}
         search = SearchRecord(
             budget_pp=budget_pp,
             metric=str(made.search["metric"]),

@@ -10,11 +10,12 @@ import numpy as np
 
 from device_tests.accuracy import dequantize
 from edgesmith.errors import InfrastructureError, InternalError, ModelError
-from edgesmith.pipeline.build import Built, Variant, Wanted
+from edgesmith.pipeline.build import Built, Wanted
 from edgesmith.pipeline.host import Outputs
 from edgesmith.pipeline.prepare import Prepared
 from edgesmith.pipeline.stages import Stage
 from edgesmith.pipeline.store import Store
+from edgesmith.result import Variant
 from edgesmith.types import Artifact, Device, Scheme
 
 

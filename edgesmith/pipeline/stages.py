@@ -13,7 +13,7 @@ from device_tests.accuracy import agreement, evaluate
 from device_tests.inventory import find_inventory, load_inventory
 from device_tests.session import BoardSession
 from edgesmith.config import LoadedConfig
-from edgesmith.errors import InfrastructureError
+from edgesmith.errors import InfrastructureError, ModelError
 from edgesmith.pipeline import assemble
 from edgesmith.pipeline.build import Built, Wanted, build, wanted_for
 from edgesmith.pipeline.compress import StepOutcome, compress
@@ -24,7 +24,7 @@ from edgesmith.pipeline.quantization import LABEL, PlannedQuantization, plan_qua
 from edgesmith.pipeline.recorder import Recorder, compile_step_record, data_record, step_record
 from edgesmith.pipeline.select import select_targets
 from edgesmith.pipeline.workspace import Workspace
-from edgesmith.result import StepRecord
+from edgesmith.result import FindingRecord, StepRecord
 from edgesmith.types import BoardInfo, Device, Finding
 from optimizer import recipe as recipes
 from targets.instruction_set import instruction_set
@@ -125,7 +125,8 @@ def compile_all(
     """Compiles and verifies what every device needs; what two devices share is made once.
 
     Returns:
-        Device name -> its artifacts, float before compressed for each target.
+        Device name -> its artifacts, float before compressed before uniform for each target. A uniform one that cannot
+        be made is left out.
     """
     quantization = plan_quantization(prepared, steps[-1].model, stage.work)
     if quantization is not None:
@@ -139,7 +140,12 @@ def compile_all(
             return stack.enter_context(stage.this_machine())
 
         for item in dict.fromkeys(item for items in plan.values() for item in items):
-            made[item] = build(item, prepared, stage.work, fresh_process)
+            try:
+                made[item] = build(item, prepared, stage.work, fresh_process)
+            except ModelError as error:
+                if item.variant != "uniform":
+                    raise
+                _record_no_uniform(stage, item, error)
     stage.recorder.add_work(
         compiled_artifacts=sum(not built.cached for built in made.values()),
         reused=[built.wanted.label for built in made.values() if built.cached],
@@ -152,7 +158,14 @@ def compile_all(
             if built.wanted.variant == "compressed" and built.comparison is not None
         ]
         stage.recorder.update(steps=(*stage.recorder.result.steps, *rows))
-    return {name: tuple(made[item] for item in items) for name, items in plan.items()}
+    return {name: tuple(made[item] for item in items if item in made) for name, items in plan.items()}
+
+
+def _record_no_uniform(stage: Stage, wanted: Wanted, error: ModelError) -> None:
+    """What it would have told is missing in the report; nothing is judged by it."""
+    text = f"What the layers in float32 cost on {wanted.target} is not known: without them, {error.what}"
+    stage.work.progress.note(text)
+    stage.recorder.add_findings([FindingRecord(severity="warning", code="no_uniform", text=text)])
 
 
 def _record_plan(stage: Stage, quantization: PlannedQuantization) -> None:

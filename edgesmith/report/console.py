@@ -124,7 +124,8 @@ def _print_group(rows: tuple[Row, ...], columns: Columns, console: Console) -> N
     for row in rows:
         cells = _cells(row)
         line = Text(columns.line(cells))
-        line.stylize(_STYLES[cells["verdict"]], line.plain.rindex(cells["verdict"]))
+        if row.verdict:
+            line.stylize(_STYLES[row.verdict], line.plain.rindex(row.verdict))
         line.rstrip()
         console.print(line, no_wrap=True)
         if own := [m for m in row.marks if m not in shared]:
@@ -143,7 +144,7 @@ def _cells(row: Row) -> dict[str, str]:
         "drop": row.drop,
         "agreement": row.agreement,
         "peak_rss": row.peak_rss,
-        "verdict": str(row.record.verdict.value),
+        "verdict": row.verdict,
     }
 
 

@@ -21,6 +21,9 @@ _NO_TWIN = "the float artifact has no p50 from the same board and lease"
 REFERENCE = "ref"
 """Stands where a float artifact would be compared with itself."""
 
+NOT_JUDGED = "not judged: what the float layers cost"
+"""Marks the row of a uniform artifact."""
+
 FRACTION_METRICS = frozenset({"top1", "top5", "agreement"})
 """Metrics that lie in 0..1 and read better as a percentage."""
 
@@ -144,7 +147,8 @@ class Row:
     Attributes:
         record: where the figures come from.
         accuracy: value and interval, "91.52 ±0.55"; also apart.
-        marks: what changes how the row is read: "emulated", "FAKE", "reused", "THROTTLED".
+        verdict: empty where the row is not judged.
+        marks: what changes how the row is read: "emulated", "FAKE", "reused", "THROTTLED", `NOT_JUDGED`.
     """
 
     record: DeviceResult
@@ -159,6 +163,7 @@ class Row:
     drop: str
     agreement: str
     peak_rss: str
+    verdict: str
     marks: tuple[str, ...]
 
     @property
@@ -171,7 +176,7 @@ def row(record: DeviceResult) -> Row:
     """The figures of one record."""
     latency, artifact, accuracy = record.latency_ms, record.artifact, record.accuracy
     is_reference = record.variant == "float"
-    marks = []
+    marks = [NOT_JUDGED] if record.variant == "uniform" else []
     if record.emulated:
         marks.append("emulated")
     if record.fake:
@@ -193,6 +198,7 @@ def row(record: DeviceResult) -> Row:
         drop=REFERENCE if is_reference and accuracy else points(record.accuracy_drop_pp),
         agreement=percent(record.agreement),
         peak_rss=byte_size(record.peak_rss_bytes),
+        verdict="" if record.variant == "uniform" else str(record.verdict.value),
         marks=tuple(marks),
     )
 
@@ -269,11 +275,11 @@ def _missing(record: DeviceResult) -> list[tuple[str, str]]:
         ):
             if value is None:
                 missing.append((name, reason or f"{latency.n} runs cannot support it"))
-    if record.variant == "compressed" and record.speedup_p50 is None and latency is not None:
+    if record.variant != "float" and record.speedup_p50 is None and latency is not None:
         missing.append(("speed-up", record.speedup_p50_reason or _NO_TWIN))
     if record.accuracy is None:
         missing.append(("accuracy", record.accuracy_reason or _NO_REASON))
-    elif record.variant == "compressed" and record.accuracy_drop_pp is None:
+    elif record.variant != "float" and record.accuracy_drop_pp is None:
         missing.append(("accuracy drop", record.accuracy_drop_pp_reason or _NO_REASON))
     for name, figure, reason in (
         ("agreement", record.agreement, record.agreement_reason),

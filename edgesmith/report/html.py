@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from edgesmith.report import figures, plots, quantization, quantization_plots, statement
+from edgesmith.report import figures, float_layers, plots, quantization, quantization_plots, statement
 from edgesmith.report.checks import Check, checks
 from edgesmith.report.figures import Row, one_line
 from edgesmith.report.parity import parity_lines
@@ -53,6 +53,7 @@ class QuantizationView:
     """What the page shows of the quantization plan, beside the record itself."""
 
     facts: tuple[tuple[str, str], ...]
+    prices: tuple[str, ...]
     pictures: tuple[plots.Plot, ...]
     how_to_get_plots: str
     legend: tuple[tuple[str, int], ...]
@@ -151,7 +152,7 @@ def _devices(result: Result, run_dir: Path) -> tuple[tuple[DeviceView, ...], str
                 machine=_machine(next((r.record.board for r in rows if r.record.board), None)),
                 surroundings=_surroundings(rows),
                 # A long list of boards opens where something is to be seen.
-                is_open=len(by_device) <= 3 or any(r.record.verdict is not Verdict.PASS for r in rows),
+                is_open=len(by_device) <= 3 or any(r.verdict not in ("", Verdict.PASS.value) for r in rows),
             )
         )
     return tuple(views), how_to_get_plots
@@ -174,6 +175,7 @@ def _quantization(result: Result) -> QuantizationView | None:
         )
     return QuantizationView(
         facts=quantization.facts(record),
+        prices=float_layers.price_lines(result),
         pictures=pictures,
         how_to_get_plots=how_to_get_plots,
         legend=legend,

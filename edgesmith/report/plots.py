@@ -185,7 +185,8 @@ def _point(axes: Axes, record: DeviceResult, x: float, y: float, scale: float, c
     accuracy = record.accuracy
     if accuracy is not None and accuracy.low is not None and accuracy.high is not None:
         axes.plot([x, x], [accuracy.low * scale, accuracy.high * scale], color=colour, linewidth=1, alpha=0.7)
-    hollow: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 1.6} if record.variant == "float" else {}
+    is_filled = record.variant == "compressed"
+    hollow: dict[str, Any] = {} if is_filled else {"markerfacecolor": "none", "markeredgewidth": 1.6}
     axes.plot([x], [y], marker="o", markersize=7, color=colour, linestyle="none", zorder=3, **hollow)
 
 
@@ -239,11 +240,10 @@ def _overlap(one: _Box, other: _Box) -> float:
 
 
 def _line_style(record: DeviceResult, result: Result) -> dict[str, Any]:
-    is_float = record.variant == "float"
     return {
         "color": _colour(record, result),
-        "linewidth": 1.5 if is_float else 2.2,
-        "linestyle": (0, (4, 2)) if is_float else "-",
+        "linewidth": 2.2 if record.variant == "compressed" else 1.5,
+        "linestyle": {"float": (0, (4, 2)), "compressed": "-", "uniform": (0, (1, 2))}[record.variant],
         "drawstyle": "steps-post",
         "solid_capstyle": "round",
     }

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgesmith.report import figures
+from edgesmith.report import figures, float_layers
 from edgesmith.report.figures import one_line
 from edgesmith.result import DeviationRecord, LayerQuantization, QuantizationRecord, Result, SearchRecord
 
@@ -101,7 +101,11 @@ def facts(record: QuantizationRecord) -> tuple[tuple[str, str], ...]:
 
 
 def lines(result: Result) -> tuple[str, ...]:
-    """The same in one to three lines for a console or a comment, and one for each file that differs from the plan."""
+    """The same in a few lines for a console or a comment.
+
+    One to three; one for each board and target where layers in float32 have a price; and one for each file that differs
+    from the plan.
+    """
     record = result.quantization
     if record is None:
         return ()
@@ -109,6 +113,7 @@ def lines(result: Result) -> tuple[str, ...]:
     said = [f"{one_line(record.scheme)} plan: {chosen}{_exceptions_text(record, most=_MOST_GROUPS - 1)}"]
     if record.search is not None:
         said.append(f"Search: {_search_text(record.search)}")
+    said += float_layers.price_lines(result)
     said.append(f"Calibration: {_samples_text(record)}")
     for artifact in deviations(result):
         noun = "1 tensor" if artifact.tensors == 1 else f"{artifact.tensors:,} tensors"

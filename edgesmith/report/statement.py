@@ -111,7 +111,7 @@ def work_sentence(result: Result) -> str:
 
 AT_LEAST = frozenset({"accuracy_min", "agreement_min"})
 """Budgets that are a floor; all others are a ceiling."""
-_REFERENCE = "reference"
+_TOLD_BY_THE_TABLE = ("reference", "not_judged")
 WHAT = {
     "latency_p50_ms": "p50 latency",
     "latency_p95_ms": "p95 latency",
@@ -175,7 +175,7 @@ _FindingKey = tuple[Literal["error", "warning", "info"], str, str, str]
 def remarks(result: Result) -> tuple[Remark, ...]:
     """Findings, the deciding ones first; what made a measurement invalid is among them.
 
-    A budget that was kept, and that a float row is the reference, is told by the table and left out here.
+    A budget that was kept, and that a row is the reference or not judged, is told by the table and left out here.
     """
     found: dict[_FindingKey, list[DeviceResult]] = {}
     for finding in result.findings:
@@ -188,7 +188,7 @@ def remarks(result: Result) -> tuple[Remark, ...]:
             for reason in record.validity_reasons
             if one_line(reason) not in reported
         ]
-        told = [f for f in record.findings if not (f.severity == "info" and f.code in (*WHAT, _REFERENCE))]
+        told = [f for f in record.findings if not (f.severity == "info" and f.code in (*WHAT, *_TOLD_BY_THE_TABLE))]
         for finding in (*told, *invalid):
             found.setdefault(_key(finding), []).append(record)
     all_remarks = [

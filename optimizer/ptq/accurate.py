@@ -74,6 +74,7 @@ class Accurate:
 
     Attributes:
         planned: to be lowered; the layers kept carry their reason, `plan.figures` what was measured.
+        uniform: the plan before any exception; its numbers are those of `planned` where nothing is kept.
         kept: the layers kept, in the order they are computed.
         outcome: of the search.
         sensitivities: of every layer; None where the budget held without exceptions.
@@ -81,6 +82,7 @@ class Accurate:
     """
 
     planned: Planned
+    uniform: Planned
     kept: tuple[str, ...]
     outcome: SearchOutcome
     sensitivities: Sensitivities | None
@@ -201,6 +203,7 @@ def accurate_plan(
     plan = dataclasses.replace(planned.plan, figures={**planned.plan.figures, SEARCH: figures})
     return Accurate(
         planned=Planned(plan=plan, graph=planned.graph, integers=planned.integers),
+        uniform=base,
         kept=layers,
         outcome=outcome,
         sensitivities=sensitivities,
