@@ -88,7 +88,7 @@ def test_scaling_never_raises_the_estimate(per_channel: bool):
 
 def test_the_estimate_ranks_as_the_noise_does():
     ranked = []
-    for octaves in (0.0, 1.5, 3.0, 5.0):
+    for octaves in (0.0, 2.0, 4.0):
         graph = badly_scaled(mobile("relu"), X, octaves=octaves)
         found = measured(graph, X)
         estimate = sum(term.noise(np.ones(found.groups.size)) for term in terms(found))
