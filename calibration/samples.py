@@ -90,9 +90,9 @@ def load_samples(
         told.append(f"multiplied by {source.scale:g}, plus {source.offset:g}")
     fitted = []
     for array, spec in zip(raw.x, specs, strict=True):
-        x = arrays.scaled(arrays.add_channel(array, spec.shape), source.scale, source.offset)
-        x, cast_note = arrays.cast(x, spec, where)
-        fitted.append(x)
+        values = arrays.scaled(arrays.add_channel(array, spec.shape), source.scale, source.offset)
+        values, cast_note = arrays.cast(values, spec, where)
+        fitted.append(values)
         if cast_note:
             told.append(cast_note if len(specs) == 1 else f"{spec.name}: {cast_note}")
     return _sample_set(

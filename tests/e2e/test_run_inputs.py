@@ -17,6 +17,11 @@ Arrays = dict[str, NDArray[Any]]
 WORDS = 20
 
 
+def wide() -> Any:
+    """Rows of an untrained embedding as far apart as those of a trained one."""
+    return import_keras().initializers.RandomNormal(stddev=1.0, seed=1)
+
+
 def tokens_and_picture() -> tuple[Any, Callable[[np.random.Generator, int], Arrays]]:
     """A convolution over a picture and an embedding of words, in one head; the words come first."""
     keras = import_keras()
@@ -25,7 +30,7 @@ def tokens_and_picture() -> tuple[Any, Callable[[np.random.Generator, int], Arra
     picture = keras.Input((8, 8, 3), name="picture")
     seen = layers.Conv2D(8, 3, activation="relu", name="conv")(picture)
     seen = layers.GlobalAveragePooling2D(name="pool")(seen)
-    said = layers.Embedding(WORDS, 8, name="embedding")(words)
+    said = layers.Embedding(WORDS, 8, embeddings_initializer=wide(), name="embedding")(words)
     said = layers.Flatten(name="flatten")(said)
     both = layers.Concatenate(name="both")([seen, said])
     scores = layers.Dense(5, activation="softmax", name="scores")(
@@ -34,21 +39,21 @@ def tokens_and_picture() -> tuple[Any, Callable[[np.random.Generator, int], Arra
 
     def samples(random: np.random.Generator, n: int) -> Arrays:
         return {
-            "picture": random.normal(size=(n, 8, 8, 3)).astype(np.float32),
-            "words": random.integers(0, WORDS, (n, 6)).astype(np.int32),
+            "picture": random.normal(size=(n, 8, 8, 3)) + 2 * random.normal(size=(n, 1, 1, 3)),
+            "words": random.integers(0, WORDS, (n, 6)),
         }
 
     return keras.Model([words, picture], scores, name="both"), samples
 
 
 def tokens() -> tuple[Any, Callable[[np.random.Generator, int], Arrays]]:
-    """An embedding of words, averaged."""
+    """A convolution over the embeddings of words."""
     keras = import_keras()
     layers = keras.layers
     words = keras.Input((12,), dtype="int32", name="words")
-    x = layers.Embedding(WORDS, 16, name="embedding")(words)
+    x = layers.Embedding(WORDS, 16, embeddings_initializer=wide(), name="embedding")(words)
     x = layers.Conv1D(16, 3, activation="relu", name="conv")(x)
-    x = layers.GlobalAveragePooling1D(name="pool")(x)
+    x = layers.GlobalMaxPooling1D(name="pool")(x)
     model = keras.Model(words, layers.Dense(4, activation="softmax", name="scores")(x), name="tokens")
     return model, lambda random, n: {"x": random.integers(0, WORDS, (n, 12))}
 
@@ -64,7 +69,7 @@ def signal() -> tuple[Any, Callable[[np.random.Generator, int], Arrays]]:
     x = layers.SeparableConv1D(12, 3, activation="relu", name="conv2")(x)
     x = layers.GlobalMaxPooling1D(name="most")(x)
     model = keras.Model(time, layers.Dense(4, name="scores")(x), name="signal")
-    return model, lambda random, n: {"x": random.normal(size=(n, 64, 3)).astype(np.float32)}
+    return model, lambda random, n: {"x": random.normal(size=(n, 64, 3)) * random.uniform(0.2, 3, (n, 1, 3))}
 
 
 def write(root: Path, make: Callable[[], tuple[Any, Callable[[np.random.Generator, int], Arrays]]]) -> Project:

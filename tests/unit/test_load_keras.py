@@ -590,3 +590,71 @@ def test_mlperf_tiny_resnet_gives_what_tf_keras_gives_on_cifar(data_dir: Path, t
     assert (made.argmax(1) == reference.argmax(1)).all()
     assert 0.70 < float((made.argmax(1) == y).mean()) < 0.81
     assert (model.parameters, model.macs) == (78_666, 12_501_632)
+
+
+POLICIES = ("mixed_float16", "float16", "mixed_bfloat16")
+
+
+def _of_policy(policy: str, make: Callable[[Any], Any], k: Any) -> Any:
+    before = k.config.dtype_policy()
+    k.config.set_dtype_policy(policy)
+    try:
+        return make(k)
+    finally:
+        k.config.set_dtype_policy(before)
+
+
+def _recurrent(k: Any) -> Any:
+    ly = k.layers
+    given = k.Input((4, 3), name="series")
+    y = ly.Dense(3, name="dense")(ly.Bidirectional(ly.GRU(2, name="gru"), name="both")(given)) * 2.0
+    return k.Model(given, k.Sequential([ly.Dense(2, name="inner")], name="nested")(y), name="net")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("make", [_net, _recurrent], ids=["layers", "wrapped and nested"])
+def test_16_bit_policies_become_float32_with_the_same_weights(policy: str, make: Callable[[Any], Any], tmp_path: Path):
+    keras = import_keras()
+    given = _of_policy(policy, make, keras)
+    path = _save(keras, given, tmp_path / "m.keras")
+
+    model = load.load_model(path, workdir=tmp_path / "work")
+
+    assert model.origin == f"Keras 3 .keras, 16-bit floats brought to float32: {path}"
+    assert {spec.dtype for spec in (*model.signature.inputs, *model.signature.outputs)} == {"float32"}
+    live = load.open_keras(model)
+    for ours, theirs in zip(live.weights, given.weights, strict=True):
+        assert (ours.name, ours.dtype) == (theirs.name, "float32")
+        np.testing.assert_array_equal(ours, keras.ops.cast(theirs, "float32"))
+    assert load.load_model(path, workdir=tmp_path / "work").origin == model.origin
+
+
+def test_a_cast_to_16_bits_in_the_graph_is_refused(tmp_path: Path):
+    keras = import_keras()
+    given = keras.Input((3,), name="given")
+    cast = keras.ops.cast(keras.layers.Dense(3)(given), "float16")
+    path = _save(keras, keras.Model(given, keras.layers.Dense(2)(cast)), tmp_path / "m.keras")
+    assert "makes float16, and no dtype policy says so" in _refusal(path, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize` method:UserWarning")
+def test_a_model_that_keras_quantized_is_refused(tmp_path: Path):
+    keras = import_keras()
+    given = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="small")])
+    given.quantize("int8")
+    refusal = _refusal(_save(keras, given, tmp_path / "m.keras"), tmp_path)
+    assert "quantized already: layer small holds int8 weights" in refusal
+
+
+@pytest.mark.parametrize(("frameworks", "name"), [(import_keras, "m.keras"), (import_tf_keras, "m.h5")])
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_layers_that_remember_the_samples_before_are_refused(
+    frameworks: Callable[[], Any], name: str, wrapped: bool, tmp_path: Path
+):
+    k = frameworks()
+    given = k.Input((4, 3), batch_size=1, name="given")
+    layer = k.layers.LSTM(2, stateful=True, name="memory")
+    made = k.Model(given, (k.layers.Bidirectional(layer) if wrapped else layer)(given))
+    refusal = _refusal(_save(k, made, tmp_path / name), tmp_path)
+    assert "memory is a LSTM with stateful=True" in refusal
+    assert "return_state=True" in refusal

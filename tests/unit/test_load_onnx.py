@@ -10,8 +10,9 @@ import pytest
 
 from edgesmith.errors import ModelError
 from edgesmith.frameworks import import_onnx, import_onnxruntime
-from edgesmith.types import TensorSpec
+from edgesmith.types import Recipe, StepSpec, TensorSpec
 from optimizer import load
+from optimizer.recipe import check_against_model
 
 DTYPES = {"float32": 1, "uint8": 2, "int32": 6, "int64": 7, "string": 8, "float16": 10}
 W = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -211,7 +212,6 @@ def test_a_custom_operator_inside_a_branch_is_found(tmp_path: Path):
         ({"opset": 7}, "opset 7; opset 8 and newer can be read"),
         ({"opset": 999}, "opset 999; onnx"),
         ({"dtype": "int64"}, "input x is int64; float32, int32, uint8 can be fed"),
-        ({"dtype": "float16"}, "input x is float16"),
         ({"dtype": "string"}, "input x is string"),
         ({"weight": np.full((4, 3), np.inf, np.float32)}, "tensor w holds NaN or infinity"),
     ],
@@ -260,3 +260,71 @@ def test_an_input_that_is_no_tensor_or_has_no_rank(tmp_path: Path):
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     assert "input s is a sequence, not a tensor" in _refusal(_write(made, tmp_path / "q.onnx"), tmp_path)
+
+
+def _half_model(*, ends: bool) -> Any:
+    """relu(x @ W + b) computed in float16; with `ends`, input and output are float16 too, else cast."""
+    onnx = import_onnx()
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT16
+    outer = kind if ends else onnx.TensorProto.FLOAT
+    bias = helper.make_attribute("value", onnx.numpy_helper.from_array(np.array([0.5, -0.25, 3.0], np.float16), "b"))
+    constant = helper.make_node("Constant", [], ["b"])
+    constant.attribute.append(bias)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=kind),
+        constant,
+        helper.make_node("MatMul", ["h", "w"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["a"]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Cast", ["r"], ["y"], to=outer),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", outer, ("N", 4))],
+        [helper.make_tensor_value_info("y", outer, ("N", 3))],
+        [onnx.numpy_helper.from_array((W / 3).astype(np.float16), "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_float16_becomes_float32_with_the_same_values(ends: bool, tmp_path: Path):
+    path = _write(_half_model(ends=ends), tmp_path / "m.onnx")
+    model = load.load_model(path, workdir=tmp_path / "work")
+    assert model.origin == f"ONNX opset 17, 16-bit floats brought to float32: {path}"
+    assert {spec.dtype for spec in (*model.signature.inputs, *model.signature.outputs)} == {"float32"}
+    assert model.parameters == 15
+    x = np.array([[1.0, -2.0, 0.1, 3.3]], np.float32)
+    weights = (W / 3).astype(np.float16).astype(np.float32)
+    wanted = np.maximum(x @ weights + np.array([0.5, -0.25, 3.0], np.float32), 0)
+    np.testing.assert_allclose(_run(model.path, x), wanted, rtol=1e-6)
+
+
+def test_float16_that_is_infinite_is_refused(tmp_path: Path):
+    made = _half_model(ends=False)
+    made.graph.initializer[0].CopyFrom(import_onnx().numpy_helper.from_array(np.full((4, 3), np.inf, np.float16), "w"))
+    assert "tensor w holds NaN or infinity" in _refusal(_write(made, tmp_path / "m.onnx"), tmp_path)
+
+
+def test_a_quantized_model_is_read_and_no_recipe_may_change_it(tmp_path: Path):
+    onnx = import_onnx()
+    made = _model()
+    numbers = {"scale": np.float32(0.1), "zero": np.int8(0)}
+    made.graph.initializer.extend(onnx.numpy_helper.from_array(np.array(v), name) for name, v in numbers.items())
+    quantize = onnx.helper.make_node("QuantizeLinear", ["f", "scale", "zero"], ["q"], name="quantize_x")
+    back = onnx.helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"])
+    made.graph.node[1].input[0] = "d"
+    made.graph.node.insert(1, quantize)
+    made.graph.node.insert(2, back)
+    path = _write(made, tmp_path / "q.onnx")
+
+    model = load.load_model(path, workdir=tmp_path / "work")
+
+    assert model.quantized == "QuantizeLinear quantize_x"
+    assert load.load_model(path, workdir=tmp_path / "work").quantized == model.quantized, "kept with the record"
+    check_against_model(Recipe(steps=()), model)
+    with pytest.raises(ModelError, match=r"quantized already \(QuantizeLinear quantize_x\)") as caught:
+        check_against_model(Recipe(steps=(StepSpec(name="quantize", params={}),)), model)
+    assert "Leave the recipe empty to measure it as it is" in caught.value.next_step
+    assert not load.load_model(_write(_model(), tmp_path / "f.onnx"), workdir=tmp_path / "work").quantized

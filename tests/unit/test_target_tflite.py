@@ -112,9 +112,7 @@ def test_a_loop_is_refused_where_calibrating_it_would_crash(layers: Any, tmp_pat
     given = import_keras().Input((4, 3), name="given")
     model = model_of(given, layers.GRU(4, name="gru")(given), tmp_path)
     x = np.zeros((2, 4, 3), np.float32)
-    with pytest.raises(
-        ModelError, match=r"the loop at net_1/gru_1/while cannot be observed"
-    ) as caught:
+    with pytest.raises(ModelError, match=r"the loop at net_1/gru_1/while cannot be observed") as caught:
         compiled(model, Scheme.INT8, tmp_path, x)
     assert "unroll=True" in caught.value.next_step
     artifact = compiled(model, Scheme.NONE, tmp_path)
