@@ -152,7 +152,7 @@ def _short(text: str) -> str:
 
 
 def _range(low: float, high: float) -> str:
-    return f"{significant(low)} .. {significant(high)}"
+    return " .. ".join(f"{end:.2g}" if 0.0 < abs(end) < 0.001 else significant(end) for end in (low, high))
 
 
 def _db(value: float) -> str:

@@ -241,7 +241,7 @@ def test_the_table_says_why(changes: dict[str, Any], why: str, capsys: pytest.Ca
     rows = (
         row("stem", sqnr_db=3.0, own_sqnr_db=None, rescaled=True),
         bad,
-        row("head", matched="place", sqnr_db=-np.inf, bad=True, grid=None),
+        row("head", matched="place", sqnr_db=-np.inf, bad=True, grid=None, float_range=(1.84e-10, 0.999)),
     )
     found = PerLayer(
         rows=rows, missing=("x",), min_sqnr_db=10.0, samples=4, worst_sample=0, graph=None, pairs={}  # type: ignore[arg-type]
@@ -254,6 +254,7 @@ def test_the_table_says_why(changes: dict[str, Any], why: str, capsys: pytest.Ca
     assert lines["stem"].endswith("rescaled")
     assert lines["stem"].split()[2] == "41.5"
     assert lines["[b]conv[/b]"].endswith("<- first bad")
+    assert "1.8e-10 .. 0.999" in lines["head"]
     assert "NaN" in lines["head"]
     assert lines["head"].endswith("bad, by place")
     assert "1 tensors of the float model" in out

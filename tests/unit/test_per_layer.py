@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import targets
+from calibration import inputs
 from edgesmith.frameworks import import_keras, third_party_warnings
 from edgesmith.progress import Silent
 from edgesmith.types import Model, Scheme
@@ -322,3 +323,24 @@ def test_a_keras_model_with_an_integer_embedding_is_compared(tmp_path: Path):
     found = compare_layers(make_plan_graph(model, Silent()), open_tensors(read_artifact(path)), x, 10.0, Silent())
     assert found.first_bad is None
     assert {"inner", "head"} <= {row.layer for row in found.rows}
+
+
+@pytest.mark.parametrize("name", ["tflite", "onnxruntime"])
+def test_several_inputs_and_outputs_are_compared(name: str, tmp_path: Path):
+    keras = import_keras()
+    layers = keras.layers
+    keras.utils.set_random_seed(4)
+    picture, facts = keras.Input((8, 8, 3), name="picture"), keras.Input((5,), name="facts")
+    seen = layers.GlobalAveragePooling2D(name="pool")(layers.Conv2D(6, 3, activation="relu", name="conv")(picture))
+    known = layers.Dense(6, activation="relu", name="inner")(facts)
+    both = layers.Dense(3, name="head")(layers.Concatenate(name="join")([seen, known]))
+    network = keras.Model([picture, facts], [both, layers.Dense(3, name="second")(known)], name="two")
+    model = tiny_networks.record(network, tmp_path / "two.keras")
+    path = compiled(name, model, Scheme.NONE, tmp_path)
+    x = inputs.join([X, np.random.default_rng(0).normal(size=(len(X), 5)).astype(np.float32)], ["picture", "facts"])
+    found = compare_layers(make_plan_graph(model, Silent()), open_tensors(read_artifact(path)), x, 60.0, Silent())
+    assert found.first_bad is None
+    assert {"conv", "inner", "head", "second"} <= {row.layer for row in found.rows}
+    head = next(row for row in found.rows if row.layer == "head")
+    outputs = write_repro(found, head, open_tensors(read_artifact(path)), x, tmp_path / "repro", command=[])
+    assert {"sample_0.npy", "sample_1.npy"} <= {file.name for file in outputs}
