@@ -15,11 +15,12 @@ from edgesmith.types import QuantParams
 from optimizer.ptq import bias as bias_correction
 from optimizer.ptq import weights
 from optimizer.ptq.rules import Rules
-from optimizer.ptq.stepwise import Array, Step, Stepwise, activate
+from optimizer.ptq.stepwise import Array, Step, Stepwise, activate, spread
 from targets.plan_ops import PlanOp
 
 _TO_SCALE, _TO_ROUND = 1024, 8192
 """Positions in an op's input that its weights are fitted to."""
+_SAMPLES_TO_SCALE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +129,9 @@ def _moments(stepwise: Stepwise, step: Step, streams: _Streams, how: How) -> wei
     inputs = {"quantized": streams.seen_by(op)[op.inputs[0]]}
     if how.learn:
         inputs["real"] = streams.real[op.inputs[0]]
+    elif op.kind == "Conv":  # each sample has many positions
+        few = spread(len(inputs["quantized"]), _SAMPLES_TO_SCALE)
+        inputs = {name: array[few] for name, array in inputs.items()}
     most = _TO_ROUND if how.learn else _TO_SCALE
     rows = weights.input_rows(stepwise.graph, op, inputs, most=most, seed=how.seed)
     if rows is None:

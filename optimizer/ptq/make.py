@@ -22,6 +22,10 @@ _MEASURED = 64
 """Samples that the error of a range is measured on."""
 _LEARNED = 256
 """Samples that go through both networks to decide weights and biases."""
+_TRIED = 128
+"""The same for variants that are only judged."""
+_CLOSE = 1.25
+"""Variants whose loss is at most so many times the best are still in the race."""
 
 
 def make_plan(
@@ -64,7 +68,7 @@ def make_plan(
         chosen = variants.only(settings)
     else:
         chosen, tried, settled = _best(graph, x, settings, progress)
-    planned = _Maker(graph, x, settings, progress, settled).make(chosen)
+    planned = _Maker(graph, x, settings, progress, learned=_LEARNED, settled=settled).make(chosen)
     figures: dict[str, Any] = {"chosen": chosen.name}
     if tried:
         figures["variants"] = [_plain(variant, score) for variant, score in tried.items()]
@@ -111,7 +115,7 @@ def _best(
         The best variant, the score of each, and which observer decided each range of the best.
     """
     made_with, judged_by = variants.set_aside(x)
-    maker, judge = _Maker(graph, made_with, settings, progress), Judge(graph, judged_by)
+    maker, judge = _Maker(graph, made_with, settings, progress, learned=_TRIED), Judge(graph, judged_by)
     tried: dict[Variant, Score] = {}
 
     def attempt(variant: Variant) -> None:
@@ -124,7 +128,10 @@ def _best(
     for variant in variants.first_round(settings):
         attempt(variant)
     if settings.bias_correction:
-        attempt(dataclasses.replace(best(), correct=True))
+        # Clipped ranges and coarse steps shift means by different amounts: who is ahead may change.
+        close = [variant for variant in tried if tried[variant].loss <= _CLOSE * tried[best()].loss]
+        for variant in sorted(close, key=lambda one: tried[one].loss)[:2]:
+            attempt(dataclasses.replace(variant, correct=True))
     if settings.rounding == "learned":
         attempt(dataclasses.replace(best(), rounding="learned"))
     return best(), tried, maker.observers(best())
@@ -139,10 +146,12 @@ class _Maker:
         x: Samples,
         settings: PtqSettings,
         progress: Progress,
+        *,
+        learned: int,
         settled: Mapping[str, str] | None = None,
     ) -> None:
         self._graph, self._x, self._settings, self._progress = graph, x, settings, progress
-        self._settled = settled or {}
+        self._learned, self._settled = learned, settled or {}
         self._prepared: dict[tuple[bool, bool], _Prepared] = {}
 
     def make(self, variant: Variant) -> Planned:
@@ -169,7 +178,7 @@ class _Maker:
                 per_channel=self._settings.per_channel,
                 progress=self._progress,
             )
-        return _Prepared(graph, repairs, self._x, self._settings, self._progress, self._settled)
+        return _Prepared(graph, repairs, self._x, self._settings, self._progress, self._learned, self._settled)
 
 
 class _Prepared:
@@ -182,6 +191,7 @@ class _Prepared:
         x: Samples,
         settings: PtqSettings,
         progress: Progress,
+        learned: int,
         settled: Mapping[str, str],
     ) -> None:
         self._settled = settled
@@ -190,7 +200,7 @@ class _Prepared:
         count = len(x) if isinstance(x, np.ndarray) else len(x[0])
         with progress.task("ranges", total=count) as task:
             self._observers = ranges.observe(graph, x, self._rules, task)
-        self._learned_from = stepwise.within(graph, x, most=_LEARNED)
+        self._learned_from = stepwise.within(graph, x, most=learned)
         self._measured_on = self._learned_from.few(_MEASURED)
         self._ranges: dict[str, dict[str, ranges.Range]] = {}
 

@@ -143,7 +143,7 @@ class Judge:
 
 def _centred(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """A softmax does not see what all classes have in common."""
-    return logits - logits.mean(axis=-1, keepdims=True)
+    return np.asarray(logits - logits.mean(axis=-1, keepdims=True))
 
 
 def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[np.float64]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +69,16 @@ def test_a_pointwise_convolution_by_hand():
     assert out.observer == "minmax"
 
 
+@functools.cache
+def learned() -> Planned:
+    return make_plan(network("N"), images(64), PtqSettings(rounding="learned"))
+
+
 def test_the_same_arguments_give_the_same_bytes(tmp_path: Path):
-    graph, x = network("N"), images(24)
+    g = Floats()
+    x = g.weighted("Conv", "image", "first", (8, 3, 3, 3), "Relu", pads=[1] * 4)
+    g.weighted("Conv", x, "deep", (8, 1, 3, 3), group=8)
+    graph, x = g.graph("deep", ("N", 3, 16, 16)), images(64)
     for name in ("one", "other"):
         planned = make_plan(graph, x.copy(), PtqSettings(rounding="learned"), model_sha256="m", calibration_sha256="c")
         plan_files.write(planned, tmp_path / name)
@@ -77,8 +87,7 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path: Path):
 
 
 def test_what_comes_out_is_the_best_of_what_was_tried():
-    graph = network("N")
-    planned = make_plan(graph, images(64), PtqSettings(rounding="learned"))
+    graph, planned = network("N"), learned()
     tried = planned.plan.figures["variants"]
     assert tried[0]["name"] == "minmax ranges"
     best = min(tried, key=lambda one: one["loss"])
@@ -166,11 +175,11 @@ def test_learned_rounding_lowers_the_error_of_other_samples_and_keeps_zeros():
     x, fresh = samples(128), samples(128)
     settings = PtqSettings(scheme="int4-weights", observer="minmax", equalize=False)
     nearest = make_plan(graph, x, settings)
-    learned = make_plan(graph, x, PtqSettings(**{**settings.plain(), "rounding": "learned", "keep_float": ()}))
-    assert sqnr(learned, graph, fresh) > sqnr(nearest, graph, fresh) + 3.0
-    assert any("learned rounding" in sentence for sentence in learned.plan.repairs)
-    assert (learned.integers["y"][kernel == 0.0] == 0).all()
-    assert np.abs(learned.integers["y"]).max() <= 7
+    made = make_plan(graph, x, dataclasses.replace(settings, rounding="learned"))
+    assert sqnr(made, graph, fresh) > sqnr(nearest, graph, fresh) + 3.0
+    assert any("learned rounding" in sentence for sentence in made.plan.repairs)
+    assert (made.integers["y"][kernel == 0.0] == 0).all()
+    assert np.abs(made.integers["y"]).max() <= 7
 
 
 def test_badly_scaled_depthwise_channels_recover_by_equalization():
@@ -192,7 +201,7 @@ def test_badly_scaled_depthwise_channels_recover_by_equalization():
 
 
 def test_tensors_that_must_share_a_grid_do():
-    planned = make_plan(network("N"), images(16), PtqSettings())
+    planned = learned()
     assert tensor(planned, "pool").params == tensor(planned, "stem").params
     assert tensor(planned, "pool").observer == "shared"
     assert tensor(planned, "pool").reason == "the scale of stem"
@@ -211,7 +220,7 @@ def test_a_softmax_has_its_fixed_grid():
 
 
 def test_layers_kept_in_float_are_left_alone():
-    planned = make_plan(network("N"), images(16), PtqSettings(keep_float=("hidden_sum", "head")))
+    planned = make_plan(network("N"), images(16), dataclasses.replace(PLAIN, keep_float=("hidden_sum", "head")))
     assert planned.plan.kept_float == ("hidden_sum", "head")
     op = planned.plan.op("head")
     assert (op.precision, op.reason, op.weights) == ("float32", "the user's keep_float", None)
@@ -223,7 +232,7 @@ def test_layers_kept_in_float_are_left_alone():
 
 
 def test_every_quantized_op_has_integers_that_fit():
-    planned = make_plan(network("N"), images(16), PtqSettings(rounding="learned"))
+    planned = learned()
     for op in planned.graph.ops:
         if op.weight is None:
             continue
@@ -236,7 +245,7 @@ def test_every_quantized_op_has_integers_that_fit():
 
 @pytest.mark.parametrize("scheme", ["int8", "int16x8", "int4-weights"])
 def test_every_scheme_runs(scheme: Any):
-    planned = make_plan(network("N"), images(16), PtqSettings(scheme=scheme))
+    planned = make_plan(network("N"), images(16), dataclasses.replace(PLAIN, scheme=scheme))
     dtypes = {one.params.dtype for one in planned.plan.tensors if one.params is not None}
     assert dtypes == {"int16" if scheme == "int16x8" else "int8"}
     stored = {op.weights.dtype for op in planned.plan.ops if op.weights is not None}
