@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from edgesmith.frameworks import import_keras
@@ -95,9 +95,8 @@ def rows(project: Project) -> Mapping[tuple[str, str], dict[str, Any]]:
     return {(row["target"], row["variant"]): row for row in project.result()["results"]}
 
 
-@pytest.mark.parametrize("make", [tokens_and_picture, tokens, signal], ids=lambda make: make.__name__)
-def test_the_whole_way(tmp_path: Path, make: Callable[[], Any]):
-    project = write(tmp_path, make)
+def check(project: Project, kinds: list[str]) -> None:
+    """A run through: both targets, float and int8 by one plan, and inputs of these dtypes in the int8 .tflite."""
     done = project.edgesmith("run")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "No common plan" not in done.stderr
@@ -106,8 +105,51 @@ def test_the_whole_way(tmp_path: Path, make: Callable[[], Any]):
     for (target, variant), row in found.items():
         assert row["agreement"] >= (0.9 if variant == "compressed" else 1.0), (target, variant)
         assert row["latency_ms"]["n"] >= 50
-    quantized = project.result()["quantization"]
-    assert quantized["layers"]
+    assert project.result()["quantization"]["layers"]
     inputs = found["tflite", "compressed"]["artifact"]["signature_inputs"]
-    kinds = [text.split(": ")[-1].partition("[")[0] for text in inputs]
-    assert kinds == {"tokens_and_picture": ["int32", "int8"], "tokens": ["int32"], "signal": ["int8"]}[make.__name__]
+    assert [text.split(": ")[-1].partition("[")[0] for text in inputs] == kinds
+
+
+def artifact(project: Project, target: str, variant: str) -> str:
+    return str(project.root / "runs" / "latest" / rows(project)[target, variant]["artifact"]["path"])
+
+
+def test_tokens(tmp_path: Path):
+    check(write(tmp_path, tokens), ["int32"])
+
+
+def test_tokens_and_a_picture(tmp_path: Path):
+    project = write(tmp_path, tokens_and_picture)
+    check(project, ["int32", "int8"])
+    done = project.edgesmith("measure", artifact(project, "tflite", "compressed"), "--data", "evaluation.npz", "--json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)
+    assert row["latency_ms"]["p50"] > 0
+
+
+def test_a_signal_and_then_its_int8_file_as_a_model(tmp_path: Path):
+    project = write(tmp_path, signal)
+    check(project, ["int8"])
+    for target in ("onnxruntime", "tflite"):
+        project.write_config(
+            model=artifact(project, target, "compressed"),
+            data={"calibration": "calibration.npz", "evaluation": "evaluation.npz"},
+            recipe=[{"quantize": {}}],
+            budget={"size_bytes": 1_000_000},
+        )
+        done = project.edgesmith("plan")
+        assert done.returncode == 2, done.stdout + done.stderr
+        said = " ".join(done.stderr.split())
+        assert ("is quantized already" if target == "onnxruntime" else "is compiled already") in said
+
+
+def test_a_model_that_remembers_is_refused_before_any_work(tmp_path: Path):
+    keras = import_keras()
+    layers = keras.layers
+    given = keras.Input((64, 3), batch_size=1, name="acceleration")
+    memory = layers.GRU(4, stateful=True, name="memory")(given)
+    project = write(tmp_path, lambda: (keras.Model(given, layers.Dense(4)(memory)), signal()[1]))
+    done = project.edgesmith("run")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "layer memory is a GRU with stateful=True" in " ".join(done.stderr.split())
+    assert project.result()["work"]["compiled_artifacts"] == 0
