@@ -387,6 +387,7 @@ def test_the_search_names_the_damaged_layers_and_keeps_fewer_than_sqnr_does(tmp_
     assert found.kept == DAMAGED
     assert found.drop.pp <= 1.0
     assert found.planned.plan.kept_float == DAMAGED
+    assert found.uniform.plan.kept_float == ()
     for op in found.planned.plan.ops:
         assert (op.precision == "float32") == (op.layer in DAMAGED)
         if op.layer in DAMAGED:

@@ -18,6 +18,7 @@ from edgesmith.result import (
     DeviceResult,
     EnvironmentRecord,
     FindingRecord,
+    FloatLayersRecord,
     LatencyRecord,
     LayerQuantization,
     QuantizationRecord,
@@ -509,6 +510,51 @@ def planned(run_dir: Path, **changes: object) -> Made:
         DeviationRecord(layer="gate2", tensor="gate2/out", what="rounded twice, first with scale 0.0039", why=twice),
     )
     return deviating(Made(made.result.model_copy(update={"quantization": plan(**changes)}), run_dir), found)
+
+
+def priced_run(
+    run_dir: Path, *, kept: tuple[str, ...], metric: str = "top1", verdict: Verdict = Verdict.PASS, **paid: object
+) -> Made:
+    """One board and target, with layers in float32 and without; what they cost changed as asked."""
+    fields: dict[str, object] = {
+        "cost_ms": 0.0213,
+        "ratio": 1.208,
+        "ratio_low": 1.18,
+        "ratio_high": 1.237,
+        "gain_pp": 1.8,
+        "gain_low_pp": 1.1,
+        "gain_high_pp": 2.5,
+        "uniform_verdict": Verdict.FAIL,
+    }
+    record = FloatLayersRecord.model_validate(fields | paid)
+    not_judged = FindingRecord(severity="info", code="not_judged", text="not judged: what the float layers cost")
+
+    def of(value: float, drop_pp: float, ms: float) -> dict[str, object]:
+        accuracy = AccuracyRecord(metric=metric, value=value, low=None, high=None, n=1000)
+        return {"accuracy": accuracy, "accuracy_drop_pp": drop_pp, "latency_ms": timed(ms)}
+
+    def timed(ms: float) -> LatencyRecord:
+        return LatencyRecord(p50=ms, p90=None, p95=None, p99=None, n=100)
+
+    given = {"verdict": verdict, "float_layers": record, **of(0.912, 0.6, 0.1233)}
+    without = {"verdict": Verdict.INCONCLUSIVE, "findings": (not_judged,), **of(0.894, 2.4, 0.102)}
+    rows = [
+        measured(run_dir, "pi5-lab", "tflite", "float", 0.31, 0.31),
+        measured(run_dir, "pi5-lab", "tflite", "compressed", 0.123, 0.31, **given),
+        measured(run_dir, "pi5-lab", "tflite", "uniform", 0.102, 0.31, **without),
+    ]
+    return build(run_dir, rows, quantization=plan(search=search(kept=kept)))
+
+
+@pytest.fixture
+def run_with_price(tmp_path: Path) -> Callable[..., Made]:
+    """Builds `priced` with the price changed as asked."""
+    return lambda kept=("stem", "dw3"), **changes: priced_run(tmp_path, kept=kept, **changes)
+
+
+@pytest.fixture
+def priced(run_with_price: Callable[..., Made]) -> Made:
+    return run_with_price()
 
 
 @pytest.fixture
