@@ -84,6 +84,7 @@ def _finished(proto: Any, model: Model, *, layer_names: LayerNames | None) -> Pl
                 next_step="Scheme 'none' or 'float16' shows whether it is the model or its quantization.",
             ) from error
         proto = onnx.load(folded)
+    _refuse_control_flow(proto, model)
     plan_normalise.constants_to_initializers(proto)
     plan_split.splits_to_slices(proto)
     plan_normalise.skip_identities(proto)
@@ -98,6 +99,16 @@ def _finished(proto: Any, model: Model, *, layer_names: LayerNames | None) -> Pl
     if layers:
         proto.metadata_props.add(key=LAYERS_KEY, value=json.dumps(layers, sort_keys=True))
     return PlanGraph(proto)
+
+
+def _refuse_control_flow(proto: Any, model: Model) -> None:
+    """The bodies of loops and branches are graphs of their own, whose tensors no plan names."""
+    for node in proto.graph.node:
+        if onnx_file.subgraphs(node):
+            raise ModelError(
+                f"{model.origin}: {node.name or node.output[0]} is a {node.op_type}, and a plan cannot look into it.",
+                next_step="Build recurrent layers with unroll=True, or use quantize: {plan: runtime}.",
+            )
 
 
 def _same_outputs(exported: Any, graph: PlanGraph, model: Model) -> bool:

@@ -145,7 +145,8 @@ def _convert(
             raise ModelError(
                 f"{NAME}: scheme '{request.scheme}' cannot be applied to {model.origin}: the tensors of the loop at "
                 f"{', '.join(loops)} cannot be observed, and trying it crashes the runtime's calibrator.",
-                next_step="Build recurrent layers with unroll=True, or use scheme 'float16' or 'dynamic'.",
+                next_step="Build recurrent layers with unroll=True, use scheme 'float16' or 'dynamic', or leave "
+                "'tflite' out of `targets`.",
             )
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         if request.plan is None or not request.scheme.needs_calibration:

@@ -9,7 +9,7 @@ from typing import Literal
 from calibration import checks
 from calibration.samples import load_samples, some, synthetic_samples
 from edgesmith.config import DataSource, LoadedConfig
-from edgesmith.errors import DataError
+from edgesmith.errors import DataError, ModelError
 from edgesmith.pipeline.ready import find_ready
 from edgesmith.pipeline.store import Store
 from edgesmith.progress import Progress
@@ -74,6 +74,7 @@ def prepare(loaded: LoadedConfig, store: Store, progress: Progress, *, allow_syn
                 loaded.resolve(config.model), workdir=store.root / "models", allow_lambda=config.allow_lambda
             )
         )
+    _refuse_fixed_batch(model)
     recipes.check_against_model(recipe, model, lambda index: loaded.where("recipe", index))
     specs = model.signature.inputs
     n_classes = _class_count(model) if config.task.metric in ("top1", "top5") else None
@@ -161,6 +162,17 @@ def _calibration(
         "random numbers give a model that is wrong on real ones.",
         next_step="Give 100 to 500 real samples as data.calibration. To try the tool chain only: --allow-synthetic.",
     )
+
+
+def _refuse_fixed_batch(model: Model) -> None:
+    """Samples are measured one at a time, and an ONNX graph with another batch written into it takes no single one."""
+    for spec in model.signature.inputs if model.kind == "onnx" else ():
+        batch = spec.shape[0] if spec.shape else None
+        if not spec.shape or (isinstance(batch, int) and batch != 1):
+            raise ModelError(
+                f"{model.origin}: the batch of input {spec} is fixed, and samples are measured one at a time.",
+                next_step="Export the model with batch 1 or an open batch (dynamic_axes).",
+            )
 
 
 def _quantized_already(model: Model) -> tuple[Finding, ...]:

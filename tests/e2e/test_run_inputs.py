@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgesmith.frameworks import import_keras
+from edgesmith.frameworks import import_keras, import_onnx
 from tests.e2e.project import Project
 
 Arrays = dict[str, NDArray[Any]]
@@ -153,3 +153,15 @@ def test_a_model_that_remembers_is_refused_before_any_work(tmp_path: Path):
     assert done.returncode == 2, done.stdout + done.stderr
     assert "layer memory is a GRU with stateful=True" in " ".join(done.stderr.split())
     assert project.result()["work"]["compiled_artifacts"] == 0
+
+
+def test_a_fixed_batch_is_refused_before_any_work(tmp_path: Path):
+    onnx = import_onnx()
+    ends = [onnx.helper.make_tensor_value_info(name, 1, (4, 64, 3)) for name in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "net", ends[:1], ends[1:])
+    project = write(tmp_path, signal)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "four.onnx")
+    project.write_config(model="four.onnx", data={"evaluation": "evaluation.npz"}, recipe=[], budget={})
+    done = project.edgesmith("plan")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "the batch of input x: float32[4, 64, 3] is fixed" in " ".join(done.stderr.split())
