@@ -18,7 +18,9 @@ What is different, because theirs is right for symmetric int8 only:
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +36,7 @@ BINS = 2048
 """Equal bins from 0 to the power of two above the largest magnitude (Migacz: 2,048 up to the largest magnitude)."""
 _TRIED = 128
 _ROUNDS = 2
+_STRIDE = 8
 
 
 def entropy_range(histogram: Histogram, *, dtype: str, symmetric: bool, bins: int = BINS) -> tuple[float, float]:
@@ -64,14 +67,14 @@ def entropy_range(histogram: Histogram, *, dtype: str, symmetric: bool, bins: in
     left, right = below_zero, above_zero
     if symmetric:
         ends = _ladder(most + 1, max(left, right))
-        end = ends[int(np.argmin([divergence(min(end, below_zero), min(end, above_zero)) for end in ends]))]
+        end = _least(ends, lambda end: divergence(min(end, below_zero), min(end, above_zero)))
         left, right = min(end, below_zero), min(end, above_zero)
     else:
         for _ in range(_ROUNDS):
             ends = _ladder(most - least - left, above_zero)
-            right = ends[int(np.argmin([divergence(left, end) for end in ends]))]
+            right = _least(ends, functools.partial(divergence, left))
             ends = _ladder(most - least - right, below_zero)
-            left = ends[int(np.argmin([divergence(end, right) for end in ends]))]
+            left = _least(ends, functools.partial(_turned, divergence, right))
     return max(-left * width, histogram.low), min(right * width, histogram.high)
 
 
@@ -125,6 +128,17 @@ def _equal_bins(histogram: Histogram, bins: int) -> tuple[NDArray[np.int64], int
     above_zero = max(0, int(middle[-1]) + 1)
     counts = np.bincount(middle + below_zero, weights=histogram.counts, minlength=below_zero + above_zero)
     return counts.astype(np.int64), below_zero, width
+
+
+def _least(ends: Sequence[int], cost: Callable[[int], float]) -> int:
+    """The end of least cost: every eighth is tried, then all around the best; the widest among equals."""
+    coarse = min(range(0, len(ends), _STRIDE), key=lambda place: cost(ends[place]))
+    around = range(max(0, coarse - _STRIDE + 1), min(len(ends), coarse + _STRIDE))
+    return ends[min(around, key=lambda place: cost(ends[place]))]
+
+
+def _turned(divergence: Callable[[int, int], float], right: int, left: int) -> float:
+    return divergence(left, right)
 
 
 def _ladder(least: int, reach: int) -> list[int]:

@@ -18,7 +18,7 @@ from optimizer.ptq.variants import Judge, Samples, Score, Variant
 from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph
 
-_MEASURED = 64
+_MEASURED = 32
 """Samples that the error of a range is measured on."""
 _LEARNED = 256
 """Samples that go through both networks to decide weights and biases."""
@@ -126,7 +126,8 @@ def _best(
         return min(tried, key=lambda variant: tried[variant].loss)
 
     for variant in variants.first_round(settings):
-        attempt(variant)
+        if maker.differs(variant):
+            attempt(variant)
     if settings.bias_correction:
         # Clipped ranges and coarse steps shift means by different amounts: who is ahead may change.
         close = [variant for variant in tried if tried[variant].loss <= _CLOSE * tried[best()].loss]
@@ -153,6 +154,7 @@ class _Maker:
         self._graph, self._x, self._settings, self._progress = graph, x, settings, progress
         self._learned, self._settled = learned, settled or {}
         self._prepared: dict[tuple[bool, bool], _Prepared] = {}
+        self._repairs: dict[tuple[bool, bool], tuple[PlanGraph, tuple[str, ...]]] = {}
 
     def make(self, variant: Variant) -> Planned:
         """One plan; its records of model, samples, settings and figures are left empty."""
@@ -161,24 +163,35 @@ class _Maker:
             self._prepared[key] = self._prepare(*key)
         return self._prepared[key].plan(variant)
 
+    def differs(self, variant: Variant) -> bool:
+        """Whether each repair of a variant changes something in this network: else it is another variant again."""
+        one_by_one = [(True, False)] * variant.equalize + [(False, True)] * variant.smooth
+        return all(self._repaired(*one)[0] is not self._graph for one in one_by_one)
+
     def observers(self, variant: Variant) -> dict[str, str]:
         """Which observer decided each range of a variant that was made; by the first tensor of each group."""
         return self._prepared[variant.equalize, variant.smooth].observers(variant)
 
     def _prepare(self, equalize: bool, smooth: bool) -> _Prepared:
-        graph, repairs = self._graph, tuple[str, ...]()
-        if equalize or smooth:
+        graph, repairs = self._repaired(equalize, smooth)
+        return _Prepared(graph, repairs, self._x, self._settings, self._progress, self._learned, self._settled)
+
+    def _repaired(self, equalize: bool, smooth: bool) -> tuple[PlanGraph, tuple[str, ...]]:
+        """The network after repairs (itself, where there is nothing to repair), and what they say."""
+        if not (equalize or smooth):
+            return self._graph, ()
+        if (equalize, smooth) not in self._repairs:
             from optimizer.ptq.equalize import equalize as repair
 
-            graph, repairs = repair(
-                graph,
+            self._repairs[equalize, smooth] = repair(
+                self._graph,
                 self._x,
                 smooth=smooth,
                 cross_layer=equalize,
                 per_channel=self._settings.per_channel,
                 progress=self._progress,
             )
-        return _Prepared(graph, repairs, self._x, self._settings, self._progress, self._learned, self._settled)
+        return self._repairs[equalize, smooth]
 
 
 class _Prepared:
