@@ -90,22 +90,21 @@ def mobilenet_v2(model: Any, x: NDArray[np.float32]) -> None:
         norm = f"b{first}_project_bn"
         factors = spread(50 + i, _channels(model, norm), 2.5)
         move(model, [norm, f"b{second}_project_bn"], [f"b{second}_expand", third], factors)
-    for i in range(1, 8):
-        for made, read in ((f"b{i}_expand", f"b{i}_dw"), (f"b{i}_dw", f"b{i}_project")):
-            top = _reached(model, f"{made}_bn", x)
-            free = top < 5.0  # those that reach 6, or may on other samples, are left as they are
-            wanted = spread(70 + i, len(top), 2.5)
-            factors = np.where(free, np.minimum(wanted, 5.0 / np.maximum(top, 1e-3)), 1.0)
-            move(model, [f"{made}_bn"], [read], factors)
+    pairs = [pair for i in range(1, 8) for pair in ((f"b{i}_expand", f"b{i}_dw"), (f"b{i}_dw", f"b{i}_project"))]
+    tops = _reached(model, [f"{made}_bn" for made, _ in pairs], x)  # moving one pair leaves the others' where they are
+    for i, ((made, read), top) in enumerate(zip(pairs, tops, strict=True)):
+        free = top < 5.0  # those that reach 6, or may on other samples, are left as they are
+        wanted = spread(70 + i, len(top), 2.5)
+        factors = np.where(free, np.minimum(wanted, 5.0 / np.maximum(top, 1e-3)), 1.0)
+        move(model, [f"{made}_bn"], [read], factors)
 
 
-def _reached(model: Any, layer: str, x: NDArray[np.float32]) -> Factors:
-    """Largest value of each channel behind a layer, over all samples."""
+def _reached(model: Any, layers: Sequence[str], x: NDArray[np.float32]) -> list[Factors]:
+    """Largest value of each channel behind some layers, over all samples."""
     import keras
 
-    part = keras.Model(model.inputs, model.get_layer(layer).output)
-    tops = [np.asarray(part(x[i : i + 500])).max(axis=(0, 1, 2)) for i in range(0, len(x), 500)]
-    return np.max(tops, axis=0).astype(np.float64)
+    part = keras.Model(model.inputs, [keras.ops.max(model.get_layer(name).output, axis=(1, 2)) for name in layers])
+    return [tops.max(axis=0).astype(np.float64) for tops in part.predict(x, batch_size=200, verbose=0)]
 
 
 def separable(model: Any, x: NDArray[np.float32]) -> None:
