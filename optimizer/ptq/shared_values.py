@@ -62,16 +62,18 @@ def _common(values: list[Float], most: int) -> tuple[Float, int] | None:
     """Factors [C], and how many values are left when each channel is divided by its own; None where more than `most`.
 
     The channel with the most values comes first. A channel that shares half of its values, by some factor, adds the
-    others: a small kernel's channels do not each hold all of them. A channel of a single value takes the largest.
+    others: a small kernel's channels do not each hold all of them. A channel of a single value takes the largest of its
+    sign.
     """
     order = sorted((c for c in range(len(values)) if len(values[c]) > 1), key=lambda c: -len(values[c]))
     book, found = values[order[0]], np.ones(len(values))
     waiting = order[1:]
     while len(book) <= most:
         if not waiting:
-            largest = np.abs(book).max()
-            single = [channel for channel in range(len(values)) if len(values[channel]) == 1]
-            found[single] = [abs(values[channel][0]) / largest for channel in single]
+            for channel in (c for c in range(len(values)) if len(values[c]) == 1):
+                (own,) = values[channel]
+                alike = book[np.sign(book) == np.sign(own)]
+                found[channel] = abs(own) / np.abs(alike if len(alike) else book).max()
             return found, len(book)
         later = []
         for place, channel in enumerate(waiting):
@@ -93,13 +95,13 @@ def _match(own: Float, book: Float) -> tuple[float, Float]:
     """The factor, negative too, by which most of a channel's values are those of the book; 0 where there is none.
 
     Returns:
-        The factor, the one next to 1 of several as good ones; and the channel's values that the book does not have.
+        The factor, of several as good ones a positive one next to 1; and the channel's values that are not in the book.
     """
     ratios = np.sort((own[:, None] / book).ravel())
     ends = np.searchsorted(ratios, ratios + _SAME * np.abs(ratios), side="right")
     votes = ends - np.arange(len(ratios))
     best = ratios[votes == votes.max()]
-    factor = float(best[np.argmin(np.abs(np.log(np.abs(best))))])
+    factor = float(best[np.lexsort((np.abs(np.log(np.abs(best))), best < 0))[0]])
     wanted = own[:, None] / factor
     known = (np.abs(wanted - book) <= 2 * _SAME * np.abs(book)).any(axis=1)
     hits = int(known.sum())

@@ -91,13 +91,24 @@ def test_what_float32_parted_is_rounded_together(values: list[float], seed: int)
     assert (rounded == rounded[:, :1]).all()
 
 
-def test_a_channel_of_one_value_has_the_finest_steps():
-    kernel = folded(clustered(8, 50, 6))
-    kernel[3] = np.where(np.arange(50) % 3, 0, 0.001)
+def test_a_channel_of_one_value_has_the_finest_steps_of_its_sign():
+    """Which of the values it was cannot be known."""
+    plain = np.resize(np.array([1.0, -2.0, 0.5, -0.25], np.float32), (8, 50))
+    plain[3:5] = np.where(np.arange(50) % 3, 0, np.array([[0.001], [-0.001]]))
+    kernel = plain * np.arange(1, 9, dtype=np.float32)[:, None] / 3
     found = shared_values.factors(kernel.astype(np.float64))
     assert found is not None
-    units = np.abs(kernel).max(axis=1) / found
-    np.testing.assert_allclose(units[3], units.max(), rtol=1e-6)
+    units = kernel / found[:, None] / np.abs(kernel[0] / found[0]).max() * 2
+    assert set(np.round(units[3], 5)) == {0, 1}
+    assert set(np.round(units[4], 5)) == {0, -2}
+
+
+def test_of_two_signs_that_explain_a_channel_the_positive_one_is_taken():
+    values = np.array([1.0, -1.0, 3.0, -3.0])
+    kernel = np.resize(values, (4, 40)) * np.array([1, 0.3, 2.7, 0.01], np.float32)[:, None]
+    found = shared_values.factors(kernel)
+    assert found is not None
+    np.testing.assert_allclose(found / found[0], [1, 0.3, 2.7, 0.01], rtol=1e-6)
 
 
 def test_a_value_on_a_half_is_rounded_one_way():
