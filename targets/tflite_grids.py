@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from calibration.affine import choose_params, range_of
 from edgesmith.types import QuantParams, QuantPlan
 from targets.plan_graph import PlanGraph
-from targets.tflite_kernels import CLAMPS, MOVES
+from targets.tflite_kernels import CLAMPS, JOINS, MOVES
 from targets.tflite_match import Match, file_values
 from targets.tflite_model import TfliteModel
 
@@ -55,7 +55,7 @@ class Grids:
 
 
 def named(model: TfliteModel, match: Match, plan: QuantPlan) -> dict[int, str]:
-    """Tensor -> plan tensor; those without a twin take the one of what they are moved from, or moved or cut into.
+    """Tensor -> plan tensor; one without a twin takes that of what it is moved from, or moved, cut or joined into.
 
     Where the plan rounds a tensor only after it was transposed, say, that one names all that hold the same values.
     """
@@ -64,22 +64,19 @@ def named(model: TfliteModel, match: Match, plan: QuantPlan) -> dict[int, str]:
         tensor: next((name for name in (twin, *match.same[tensor]) if name in rounded), twin)
         for tensor, twin in match.twin.items()
     }
-    changed = True
-    while changed:
-        changed = False
+    known = -1
+    while known < len(names):
+        known = len(names)
         for op in model.ops:
-            kind = model.kind(op)
-            sources, results = [int(i) for i in op.inputs if model.is_float(int(i))], [int(i) for i in op.outputs]
-            if not sources or not results or not model.is_float(results[0]):
-                continue
-            source, result = sources[0], results[0]
-            if kind in MOVES and source in names and result not in names:
-                names[result] = names[source]
-                changed = True
-            alone = len(model.readers(source)) == 1 and model.constant(source) is None
-            if kind in MOVES | CLAMPS and result in names and source not in names and alone:
-                names[source] = names[result]
-                changed = True
+            kind, results = model.kind(op), [int(i) for i in op.outputs]
+            sources = [int(i) for i in op.inputs if model.is_float(int(i)) and model.constant(int(i)) is None]
+            if kind in MOVES and sources and sources[0] in names:
+                for result in results:
+                    names.setdefault(result, names[sources[0]])
+            if kind in MOVES | CLAMPS | JOINS and results[0] in names:
+                for source in sources:
+                    if len(model.readers(source)) == 1:
+                        names.setdefault(source, names[results[0]])
     return names
 
 

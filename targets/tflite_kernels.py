@@ -88,7 +88,7 @@ _VERSIONS: dict[str, tuple[int | None, int | None]] = {
     "SPLIT": (2, 4),
     "SPLIT_V": (2, None),
     "SQUEEZE": (1, 1),
-    "STRIDED_SLICE": (2, None),
+    "STRIDED_SLICE": (2, 1),
     "SUB": (2, 5),
     "TANH": (2, 3),
     "TILE": (3, None),

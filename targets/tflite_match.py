@@ -29,6 +29,9 @@ SAMPLES = 3
 _SAME = 1e-4
 """How far values may be apart, relative to the tensor's largest: two runtimes' float32."""
 
+_NEAR = 0.05
+"""How far they may be apart where the ops and their inputs are the same."""
+
 _KINDS: Mapping[str, tuple[str, ...]] = {
     "CONV_2D": ("Conv", "Relu", "Clip", "MatMul", "Gemm"),
     "DEPTHWISE_CONV_2D": ("Conv", "Relu", "Clip"),
@@ -93,7 +96,35 @@ def match(model: TfliteModel, content: bytes, graph: PlanGraph, x: Sequence[Arra
         found = [name for name, other in prints.items() if mark.like(other) and _equal(stack, stacks[name])]
         if found:
             same[tensor] = tuple(sorted(found, key=order.__getitem__))
+    _match_by_structure(model, graph, same, held, stacks)
     return Match(same=same, twin=_twins(model, graph, same))
+
+
+def _match_by_structure(
+    model: TfliteModel,
+    graph: PlanGraph,
+    same: dict[int, tuple[str, ...]],
+    held: Mapping[int, list[Array]],
+    stacks: Mapping[str, Array],
+) -> None:
+    """Adds outputs of ops that compute the same from the same inputs, and whose values are near enough.
+
+    A sigmoid or a softmax of large values makes much of what two runtimes' float32 differ in.
+    """
+    taken = {name for names in same.values() for name in names}
+    for op in model.ops:
+        output = int(op.outputs[0])
+        sources = [int(i) for i in op.inputs if int(i) in held]
+        if output in same or output not in held or not all(source in same for source in sources):
+            continue
+        known = {name for source in sources for name in same[source]}
+        for planned in graph.ops:
+            if planned.kind not in _KINDS.get(model.kind(op), ()) or not set(planned.inputs) <= known:
+                continue
+            if planned.output not in taken and _equal(np.stack(held[output]), stacks[planned.output], _NEAR):
+                same[output] = (planned.output,)
+                taken.add(planned.output)
+                break
 
 
 def _twins(model: TfliteModel, graph: PlanGraph, same: Mapping[int, tuple[str, ...]]) -> dict[int, str]:
@@ -185,19 +216,19 @@ def file_values(
     if wanted is None:
         made = [*model.inputs, *(int(i) for op in model.ops for i in op.outputs)]
         wanted = [t for t in dict.fromkeys(made) if model.is_float(t) and model.constant(t) is None]
-    with captured():
+    with captured():  # left before anything is handed out: an error in between would be printed into the capture
         interpreter = Interpreter(
             model_content=content,
             experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
             experimental_preserve_all_tensors=True,
         )
         interpreter.allocate_tensors()
-        inputs = input_tensors(model, graph)
-        for index in range(len(x[0])):
-            for tensor, array in zip(inputs, x, strict=True):
-                interpreter.set_tensor(tensor, np.ascontiguousarray(array[index : index + 1]))
-            interpreter.invoke()
-            yield {tensor: np.array(interpreter.get_tensor(tensor)) for tensor in wanted}
+    inputs = input_tensors(model, graph)
+    for index in range(len(x[0])):
+        for tensor, array in zip(inputs, x, strict=True):
+            interpreter.set_tensor(tensor, np.ascontiguousarray(array[index : index + 1]))
+        interpreter.invoke()
+        yield {tensor: np.array(interpreter.get_tensor(tensor)) for tensor in wanted}
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +260,11 @@ class _Fingerprint:
         return close and abs(self.total - other.total) <= room and abs(self.squares - other.squares) <= 2 * room * peak
 
 
-def _equal(one: Array, other: Array) -> bool:
+def _equal(one: Array, other: Array, room: float = _SAME) -> bool:
     """Whether two stacks of samples hold the same values, one of them transposed and reshaped, sample by sample."""
-    room = _SAME * float(np.abs(one).max(initial=0.0))
+    if one.size != other.size:
+        return False
+    room *= float(np.abs(one).max(initial=0.0))
     n = len(one)
     flat, other_flat = one.reshape(n, -1), other.reshape(n, -1)
     for turned in _turned(other):

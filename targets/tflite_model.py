@@ -7,7 +7,7 @@ API that ai-edge-litert ships. What nothing uses any more is left out when the f
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,7 +62,7 @@ class TfliteModel:
 
     def kind(self, op: Any) -> str:
         """An op's name in the schema: "CONV_2D"; "" for one that is newer than the schema."""
-        return self._kinds[op.opcodeIndex]
+        return str(self._kinds[op.opcodeIndex])
 
     def set_version(self, op: Any, version: int) -> None:
         """Asks for at least this version of an op's kernel."""
@@ -208,7 +208,7 @@ class TfliteModel:
         Args:
             compact: leave out what nothing uses.
         """
-        import flatbuffers
+        import flatbuffers  # type: ignore[import-untyped] # without stubs
 
         self._graph.operators = self.ops
         self._graph.inputs, self._graph.outputs = np.array(self.inputs, np.int32), np.array(self.outputs, np.int32)
@@ -220,10 +220,11 @@ class TfliteModel:
         builder.Finish(self._model.Pack(builder), b"TFL3")
         return bytes(builder.Output())
 
-    def set_signature(self, moved: dict[int, int]) -> None:
+    def set_signature(self, moved: Mapping[int, int]) -> None:
         """Tells the signatures which tensors took the place of inputs and outputs."""
         for definition in self._model.signatureDefs or []:
-            for entry in (*definition.inputs, *definition.outputs):
+            entries = (*definition.inputs, *definition.outputs)
+            for entry in entries if not definition.subgraphIndex else ():
                 entry.tensorIndex = moved.get(entry.tensorIndex, entry.tensorIndex)
 
     def _compact(self) -> None:
@@ -234,7 +235,7 @@ class TfliteModel:
         used = {*self.inputs, *self.outputs, *(entry.tensorIndex for entry in signatures)}
         for op in self.ops:
             for listed in (op.inputs, op.outputs, op.intermediates):
-                used.update(int(i) for i in listed if i >= 0) if listed is not None else None
+                used.update(int(i) for i in (listed if listed is not None else ()) if i >= 0)
         place = {old: new for new, old in enumerate(sorted(used))} | {-1: -1}
         graph.tensors = [graph.tensors[old] for old in sorted(used)]
         for op in self.ops:
@@ -281,10 +282,9 @@ def _pack_buffer(schema: Any, buffer: Any, builder: Any) -> int:
 
 def _packed(values: NDArray[Any]) -> NDArray[np.uint8]:
     """int4, two in a byte, the first in the low half (LiteRT, `PackInt4ValuesDensely`)."""
-    flat = np.ascontiguousarray(values, np.int8).ravel().view(np.uint8) & 0xF
-    flat = np.append(flat, np.zeros(flat.size % 2, np.uint8))
-    packed: NDArray[np.uint8] = flat[0::2] | (flat[1::2] << 4)
-    return packed
+    low_halves: NDArray[np.uint8] = np.ascontiguousarray(values, np.int8).ravel().view(np.uint8) & np.uint8(0xF)
+    pairs = np.append(low_halves, np.zeros(low_halves.size % 2, np.uint8)).reshape(-1, 2)
+    return np.asarray(pairs[:, 0] | (pairs[:, 1] << np.uint8(4)), np.uint8)
 
 
 def _unpacked(raw: NDArray[np.uint8], size: int) -> NDArray[np.int8]:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesmith.types import QuantParams
-from targets.plan_graph import PlanGraph, PlanOp
+from targets.plan_graph import PlanGraph
+from targets.plan_ops import PlanOp
 from targets.tflite_kernels import BIAS, WEIGHT, WEIGHTED
 from targets.tflite_layout import Layout, find_layout, same
 from targets.tflite_match import Match
@@ -22,20 +23,27 @@ from targets.tflite_model import TfliteModel
 class Kernel:
     """How a plan op's kernel lies in an op of the file.
 
-    The converter folds a following multiplication or addition of constants (3 in a hard sigmoid) into kernel and bias:
-    in the file they are kernel * gain and bias * gain + shift.
+    The converter folds constants around an op into its kernel and bias (the 3 that a hard sigmoid adds, the 1 / 255 of
+    a rescaling before it): in the file they are kernel * gain and bias * bias_gain + shift.
 
     Attributes:
         op: the plan op.
         layout: of the kernel.
         gain: [C], not 0; all exactly 1 where nothing is folded in.
+        bias_gain: [C]; the gain, or 1 where what is folded in comes before the op.
         shift: [C].
     """
 
     op: PlanOp
     layout: Layout
     gain: NDArray[np.float64]
+    bias_gain: NDArray[np.float64]
     shift: NDArray[np.float64]
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the file's kernel is another one than the plan's."""
+        return not bool((self.gain == 1).all())
 
     def weight(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """A float kernel of the plan graph as the file holds it."""
@@ -45,13 +53,13 @@ class Kernel:
     def bias(self, values: NDArray[np.float32] | None) -> NDArray[np.float32]:
         """A float bias of the plan graph, [C] or none, as the file holds it."""
         plain = 0.0 if values is None else values.ravel().astype(np.float64)
-        return np.asarray(plain * self.gain + self.shift, np.float32)
+        return np.asarray(plain * self.bias_gain + self.shift, np.float32)
 
     def integers(self, values: NDArray[np.int8], grid: QuantParams) -> tuple[NDArray[np.int8], QuantParams]:
         """An integer kernel and its grid as the file holds them: a gain changes the scales, a sign the integers."""
         axis = None if grid.axis is None else self.layout.axis
         stored = self.layout.stored(values)
-        if bool((self.gain == 1).all()):
+        if not self.scaled:
             return stored, dataclasses.replace(grid, axis=axis)
         turned = np.moveaxis(stored, self.layout.axis, -1) * np.sign(self.gain).astype(np.int8)
         scale = np.array(grid.scale, np.float64) * np.abs(self.gain)
@@ -157,7 +165,7 @@ def _role(model: TfliteModel, op: Any, graph: PlanGraph, inside: tuple[PlanOp, .
         found = [k for planned in inside if (k := _kernel(kind, graph, planned, stored, bias)) is not None]
         # Unchanged ones first: a kernel with a single value per channel is any other's, but for a factor.
         if found:
-            kernel = min(found, key=lambda k: (not bool((k.gain == 1).all()), bool(k.shift.any())))
+            kernel = min(found, key=lambda k: (k.scaled, bool(k.shift.any())))
             return Role(op=kernel.op, inside=inside, kernel=kernel)
     return Role(op=graph.producer(output), inside=inside, kernel=None)
 
@@ -173,5 +181,7 @@ def _kernel(
     layout, gain = found
     held = np.zeros(len(gain)) if bias is None else bias.ravel().astype(np.float64)
     own = np.zeros(len(gain)) if planned.bias is None else graph.constants[planned.bias].ravel().astype(np.float64)
-    shift = np.zeros(len(gain)) if same(own * gain, held) or same(held, own * gain) else held - own * gain
-    return Kernel(op=planned, layout=layout, gain=gain, shift=shift)
+    for bias_gain in (gain, np.ones(len(gain))):
+        if same(own * bias_gain, held):
+            return Kernel(op=planned, layout=layout, gain=gain, bias_gain=bias_gain, shift=np.zeros(len(gain)))
+    return Kernel(op=planned, layout=layout, gain=gain, bias_gain=gain, shift=held - own * gain)

@@ -77,9 +77,10 @@ class Writer:
             self._rewrite(op, role)
         if float_io:
             model.set_signature(self._forms.float_outputs())
+        makers = {int(i): role for op, role in zip(model.ops, self._roles, strict=True) for i in op.outputs}
         for tensor in model.outputs if not float_io else ():
             if self._forms.home.get(tensor, ...) is None:
-                self._deviate(None, tensor, "a float32 output", "the plan computes it in float32")
+                self._deviate(makers.get(tensor), tensor, "a float32 output", "it is computed in float32")
         model.ops = self._forms.ops
         self._report_missing()
 
@@ -161,6 +162,14 @@ class Writer:
         if (held := role.kernel) is not None and (grid := self._weights[held.op.name]) is not None:
             integers, weights = held.integers(self._planned.integers[held.op.name], grid)
             bias = None if held.op.bias is None else self._planned.graph.constants[held.op.bias]
+            if held.scaled:
+                factor = " to ".join(dict.fromkeys(f"{end:.6g}" for end in (held.gain.min(), held.gain.max())))
+                self._deviate(
+                    role,
+                    int(op.outputs[0]),
+                    f"the scales of its kernel times {factor}",
+                    "the converter folds a multiplication with constants into the kernel",
+                )
             return weights, integers, held.bias(bias)
         position = kernels.BIAS[kind]
         values = model.values(int(op.inputs[kernels.WEIGHT]))
@@ -264,10 +273,13 @@ class Writer:
 
     def _result(self, op: Any, role: Role, width: Width) -> QuantParams:
         """Settles the output of an op in its own grid; returns the one that the kernel gives."""
-        wanted = self._wanted(int(op.outputs[0]), role, width)
-        made = kernels.fixed_output(self._model.kind(op), width) or wanted
-        self._write(op, 0, made, wanted, role)
-        return made
+        fixed = kernels.fixed_output(self._model.kind(op), width)
+        if fixed is not None and self._grids.planned(int(op.outputs[0])) is None:
+            wanted = fixed
+        else:
+            wanted = self._wanted(int(op.outputs[0]), role, width)
+        self._write(op, 0, fixed or wanted, wanted, role)
+        return fixed or wanted
 
     def _write(self, op: Any, position: int, made: QuantParams, wanted: QuantParams, role: Role) -> None:
         tensor = int(op.outputs[position])
