@@ -12,11 +12,11 @@ _CALIBRATION = 256
 _KERAS = """\
 recipe:
   - prune: {schedule: polynomial, final_sparsity: 0.5, epochs: 3}   # fine-tunes on data.train
-  - quantize: {scheme: int8}        # int8, int8-float-io, float16, dynamic, none
+  - quantize: {scheme: int8}        # or int8-float-io, int16x8, int4-weights, float16, dynamic, none
 """
 _ONNX = """\
 recipe:                             # pruning needs a Keras model: ONNX has no training graph
-  - quantize: {scheme: int8}        # int8, int8-float-io, float16, dynamic, none
+  - quantize: {scheme: int8}        # or int8-float-io, int16x8, int4-weights, float16, dynamic, none
 """
 _TEMPLATE = """\
 # What edgesmith does: `edgesmith run`. What can be written here: docs/config.md

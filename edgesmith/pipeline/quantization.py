@@ -27,7 +27,7 @@ from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph
 
 LABEL = "quantization-plan"
-PLAN_VERSION = 2
+PLAN_VERSION = 3
 """Raise it when the same inputs would be planned differently: older plans are then made again."""
 
 UNIFORM = "uniform"
@@ -125,6 +125,7 @@ def plan_quantization(prepared: Prepared, model: Model, work: Workspace) -> Plan
     Raises:
         DataError: calibration samples that make the network answer NaN.
         ConfigError: `keep_float` names no layer.
+        ModelError: there is no plan for this model, and the runtimes' own quantizers do not make what is asked for.
     """
     kept, request = kept_plan(prepared, model, work.store), quant_request(prepared.recipe).plan
     if kept is None or request is None:
@@ -138,6 +139,8 @@ def plan_quantization(prepared: Prepared, model: Model, work: Workspace) -> Plan
         with work.progress.task("quantization plan"):
             made = _make(prepared, model, request, key, work)
     except ModelError as error:
+        if request.settings.scheme not in ("int8", "int8-float-io") or request.settings.keep_float:
+            raise  # the runtimes' own quantizers make something else
         work.progress.note(f"No common plan: {error.what} Each runtime's own quantizer is used, with min-max ranges.")
         return PlannedQuantization(folder=None, key="", record=None, reason=error.what)
     record = _record(made, prepared, request, seconds=time.monotonic() - started)

@@ -7,7 +7,7 @@ import fnmatch
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgesmith.config import Section
 from edgesmith.errors import ConfigError
@@ -55,6 +55,14 @@ class Params(Section):
     )
     max_trials: int = Field(default=40, ge=1, description="Most plans tried in that search.")
     minutes: float = Field(default=10.0, gt=0, description="Longest time for that search.")
+
+    @model_validator(mode="after")
+    def _runtimes_can(self) -> Params:
+        if self.plan == "runtime" and self.scheme in (Scheme.INT16X8, Scheme.INT4_WEIGHTS):
+            raise ValueError(f"the runtimes' own quantizers do not make {self.scheme} here; take `plan: auto`")
+        if self.plan == "runtime" and self.keep_float:
+            raise ValueError("the runtimes' own quantizers know no keep_float; take `plan: auto`")
+        return self
 
 
 def needs(params: Params) -> Needs:

@@ -107,6 +107,13 @@ def test_wrong_values_name_line_and_key(tmp_path: Path, params: str, text: str):
     assert text in refused
 
 
+def test_runtimes_are_not_asked_for_what_they_would_make_otherwise(tmp_path: Path):
+    for what in ("scheme: int16x8", "scheme: int4-weights", "keep_float: [head]"):
+        text = refusal(tmp_path, f"  - quantize: {{plan: runtime, {what}}}\n")
+        assert "the runtimes' own quantizers" in text
+        assert "take `plan: auto`" in text
+
+
 def test_quantize_is_last(tmp_path: Path):
     assert refusal(tmp_path, "  - quantize\n  - prune\n") == (
         "edgesmith.yaml:7: 'prune' cannot come after 'quantize': integer weights come out of the compiler and cannot "
