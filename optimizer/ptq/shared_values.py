@@ -39,10 +39,15 @@ def factors(rows: Float) -> Float | None:
     values = [np.unique(row[row != 0]) for row in rows]
     telling = [len(own) > 1 for own in values]  # a single value is any other's by some factor
     plain = len(np.unique(np.concatenate(values)))
-    found = _common(values, min(MOST, np.count_nonzero(rows[telling]) // _USES)) if any(telling) else None
+    found = _common(values, _most(rows[telling])) if any(telling) else None
     if found is not None and found[1] < plain:
         return found[0]
-    return np.ones(len(rows)) if 0 < plain <= min(MOST, np.count_nonzero(rows) // _USES) else None
+    return np.ones(len(rows)) if 0 < plain <= _most(rows) else None
+
+
+def _most(rows: Float) -> int:
+    """So many values, in so many weights, are shared ones."""
+    return min(MOST, int(np.count_nonzero(rows)) // _USES)
 
 
 def merged(units: Float) -> Float:
