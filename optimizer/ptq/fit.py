@@ -107,7 +107,8 @@ def fit(
         if op.weight is None or not rules.quantized(op):
             made = stepwise.run(step, streams.seen_by(op))
         else:
-            found = _moments(stepwise, step, streams, how) if how.fitted or how.learn else None
+            needed = how.learn or (how.fitted and given is None)
+            found = _moments(stepwise, step, streams, how) if needed else None
             if given is None:
                 _decide(stepwise, step, rules, grids, how, found, numbers)
             else:

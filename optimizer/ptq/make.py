@@ -18,14 +18,14 @@ from optimizer.ptq.variants import Judge, Samples, Score, Variant
 from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph
 
-_MEASURED = 32
+_MAY_BE_SMOOTHED = frozenset({"LayerNormalization", "LayerNorm", "Mul", "Div"})
+"""Ops that SmoothQuant's factors can be put into; without one it is not looked at closer."""
+_MEASURED = 16
 """Samples that the error of a range is measured on."""
-_LEARNED = 256
+_LEARNED = 192
 """Samples that go through both networks to decide weights and biases."""
-_TRIED = 128
+_TRIED = 64
 """The same for variants that are only judged."""
-_CLOSE = 1.25
-"""Variants whose loss is at most so many times the best are still in the race."""
 
 
 def make_plan(
@@ -109,7 +109,7 @@ def _plain(variant: Variant, score: Score) -> dict[str, Any]:
 def _best(
     graph: PlanGraph, x: Samples, settings: PtqSettings, progress: Progress
 ) -> tuple[Variant, dict[Variant, Score], Mapping[str, str]]:
-    """Ranges and repairs first; then what is done to weights and biases, on top of the best of those.
+    """Repairs first, judged with plain min-max, which costs little; then ranges, weights and biases on the best.
 
     Returns:
         The best variant, the score of each, and which observer decided each range of the best.
@@ -128,11 +128,11 @@ def _best(
     for variant in variants.first_round(settings):
         if maker.differs(variant):
             attempt(variant)
-    if settings.bias_correction:
-        # Clipped ranges and coarse steps shift means by different amounts: who is ahead may change.
-        close = [variant for variant in tried if tried[variant].loss <= _CLOSE * tried[best()].loss]
-        for variant in sorted(close, key=lambda one: tried[one].loss)[:2]:
-            attempt(dataclasses.replace(variant, correct=True))
+    repaired = best()
+    refined = dataclasses.replace(repaired, observer="auto", fitted=True, correct=settings.bias_correction)
+    attempt(refined)
+    if refined.correct and tried[refined].loss > tried[repaired].loss:
+        attempt(dataclasses.replace(refined, correct=False))
     if settings.rounding == "learned":
         attempt(dataclasses.replace(best(), rounding="learned"))
     return best(), tried, maker.observers(best())
@@ -165,6 +165,8 @@ class _Maker:
 
     def differs(self, variant: Variant) -> bool:
         """Whether each repair of a variant changes something in this network: else it is another variant again."""
+        if variant.smooth and not any(op.kind in _MAY_BE_SMOOTHED for op in self._graph.ops):
+            return False
         one_by_one = [(True, False)] * variant.equalize + [(False, True)] * variant.smooth
         return all(self._repaired(*one)[0] is not self._graph for one in one_by_one)
 
@@ -216,6 +218,7 @@ class _Prepared:
         self._learned_from = stepwise.within(graph, x, most=learned)
         self._measured_on = self._learned_from.few(_MEASURED)
         self._ranges: dict[str, dict[str, ranges.Range]] = {}
+        self._fitted: dict[Variant, fit.Numbers] = {}
 
     def plan(self, variant: Variant) -> Planned:
         """One variant's plan."""
@@ -231,7 +234,15 @@ class _Prepared:
             learn=variant.rounding == "learned",
             seed=self._settings.seed,
         )
-        numbers = fit.fit(self._learned_from, self._rules, ranges.grids(self._rules, found), how)
+        before = self._fitted.get(dataclasses.replace(variant, correct=False))
+        numbers = fit.fit(
+            self._learned_from,
+            self._rules,
+            ranges.grids(self._rules, found),
+            how,
+            given=before if variant.rounding == "nearest" else None,
+        )
+        self._fitted[variant] = numbers
         return Planned(
             plan=QuantPlan(
                 model_sha256="",

@@ -86,13 +86,12 @@ def only(settings: PtqSettings) -> Variant:
 
 
 def first_round(settings: PtqSettings) -> list[Variant]:
-    """Ranges and repairs, all the ways they are tried; the default of other tools comes first."""
+    """The repairs, all the ways they are combined; the default of other tools comes first."""
     repairs = [(False, False)]
     repairs += [(True, False)] if settings.equalize else []
     repairs += [(False, True)] if settings.smooth else []
     repairs += [(True, True)] if settings.equalize and settings.smooth else []
-    chosen = [Variant(observer="auto", fitted=True, equalize=e, smooth=s) for e, s in repairs]
-    return [Variant(), *chosen]
+    return [Variant(equalize=equalize, smooth=smooth) for equalize, smooth in repairs]
 
 
 def set_aside(x: Samples) -> tuple[Samples, Samples]:
