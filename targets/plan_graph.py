@@ -163,7 +163,9 @@ def run_batches(
             parts = [np.concatenate([part, np.repeat(part[-1:], size - n, axis=0)]) for part in parts]
         feed = dict(zip(inputs, parts, strict=True))
         found = dict(zip(computed, session.run(computed, feed), strict=True)) if computed else {}
-        yield {name: (feed[name] if name in feed else found[name])[:n] for name in names}
+        made = {name: feed[name] if name in feed else found[name] for name in names}
+        # Only what was filled up is cut: attention's heads may lie beside each other along the first axis.
+        yield {name: values[:n] for name, values in made.items()} if n < len(parts[0]) else made
 
 
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:
