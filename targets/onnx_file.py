@@ -150,6 +150,8 @@ def session(model: Path | bytes, *, as_written: bool = False, entries: Mapping[s
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Threads that spin while they wait keep a core from whoever else needs it: several times as slow where one does.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     for key, value in (entries or {}).items():
         options.add_session_config_entry(key, value)
     if as_written:

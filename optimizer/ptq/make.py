@@ -22,9 +22,9 @@ _MAY_BE_SMOOTHED = frozenset({"LayerNormalization", "LayerNorm", "Mul", "Div"})
 """Ops that SmoothQuant's factors can be put into; without one it is not looked at closer."""
 _MEASURED = 16
 """Samples that the error of a range is measured on."""
-_LEARNED = 192
+_LEARNED = 96
 """Samples that go through both networks to decide weights and biases."""
-_TRIED = 64
+_TRIED = 32
 """The same for variants that are only judged."""
 
 
@@ -126,7 +126,10 @@ def _best(
         return min(tried, key=lambda variant: tried[variant].loss)
 
     for variant in variants.first_round(settings):
-        if maker.differs(variant):
+        # Smoothing that is worse than nothing alone is not tried again beside equalization.
+        alone = tried.get(dataclasses.replace(variant, equalize=False))
+        hopeless = variant.equalize and alone is not None and alone.loss > tried[Variant()].loss
+        if maker.differs(variant) and not hopeless:
             attempt(variant)
     repaired = best()
     refined = dataclasses.replace(repaired, observer="auto", fitted=True, correct=settings.bias_correction)

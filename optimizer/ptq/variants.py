@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.ptq.settings import ObserverChoice, PtqSettings, Rounding
+from optimizer.ptq.stepwise import spread
 from targets import onnx_emulator
 from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph
@@ -21,7 +22,8 @@ from targets.plan_graph import PlanGraph
 Samples = NDArray[Any] | Sequence[NDArray[Any]]
 
 _ENOUGH = 64
-"""Samples, below which none are set aside to judge by."""
+"""Samples, below which none are set aside to judge by; and the most that are."""
+_MADE_WITH = 96
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,16 +97,21 @@ def first_round(settings: PtqSettings) -> list[Variant]:
 
 
 def set_aside(x: Samples) -> tuple[Samples, Samples]:
-    """Three of four samples to make plans with, the fourth to judge them by; both are all, where there are few."""
+    """Three of four samples to make plans with, the fourth to judge them by; both are all, where there are few.
+
+    Of many samples 96 and 64 are taken, evenly spread: plans that are only compared need no more.
+    """
     count = len(x) if isinstance(x, np.ndarray) else len(x[0])
     if count < _ENOUGH:
         return x, x
     judged = np.arange(count) % 4 == 3
 
-    def part(keep: NDArray[np.bool_]) -> Samples:
-        return x[keep] if isinstance(x, np.ndarray) else [array[keep] for array in x]
+    def part(of: NDArray[np.bool_], most: int) -> Samples:
+        among = np.flatnonzero(of)
+        kept = among[spread(len(among), most)]
+        return x[kept] if isinstance(x, np.ndarray) else [array[kept] for array in x]
 
-    return part(~judged), part(judged)
+    return part(~judged, _MADE_WITH), part(judged, _ENOUGH)
 
 
 class Judge:

@@ -44,6 +44,8 @@ from targets.qdq_nodes import DEQUANTIZE, QdqGraph
 from targets.sparsity import assert_kernels_keep_zeros
 from tests import tiny_networks
 
+pytestmark = pytest.mark.slow
+
 CLUSTERS = 16
 NORMALIZED = ("stem", "depthwise", "pointwise")
 """Layers whose kernel has a normalization folded into it."""

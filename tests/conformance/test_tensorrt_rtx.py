@@ -30,6 +30,8 @@ from targets.tensorrt_rules import violations
 from tests import rtx, tiny_networks, tiny_plans
 from tests.qdq_graphs import CASES, Case, Says, conv
 
+pytestmark = pytest.mark.slow
+
 if (sys.platform, platform.machine()) != ("linux", "x86_64"):
     pytest.skip("NVIDIA's parser is on PyPI for Linux on x86-64 only", allow_module_level=True)
 

@@ -12,6 +12,8 @@ from edgesmith.report.figures import NOT_JUDGED
 from tests.digits_networks import DAMAGED, digits
 from tests.e2e.project import Project
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Project:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from edgesmith.frameworks import import_keras, import_onnx
 from tests.e2e.project import Project
+
+pytestmark = pytest.mark.slow
 
 Arrays = dict[str, NDArray[Any]]
 WORDS = 20
