@@ -18,7 +18,7 @@ from optimizer.ptq.rules import Rules
 from optimizer.ptq.stepwise import Array, Step, Stepwise, activate, spread
 from targets.plan_ops import PlanOp
 
-_TO_SCALE, _TO_ROUND = 1024, 8192
+_TO_SCALE, _TO_ROUND = 512, 8192
 """Positions in an op's input that its weights are fitted to."""
 _SAMPLES_TO_SCALE = 64
 

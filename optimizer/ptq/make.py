@@ -63,12 +63,13 @@ def make_plan(
     _check(graph, x)
     rules.decide(graph, settings)  # refuses unknown names before anything is computed
     tried: dict[Variant, Score] = {}
-    settled: Mapping[str, str] = {}
+    maker = _Maker(graph, x, settings, progress, learned=_LEARNED)
     if settings.observer != "auto":
         chosen = variants.only(settings)
     else:
-        chosen, tried, settled = _best(graph, x, settings, progress)
-    planned = _Maker(graph, x, settings, progress, learned=_LEARNED, settled=settled).make(chosen)
+        chosen, tried, trial = _best(graph, x, settings, progress)
+        maker.take_over(trial, chosen)
+    planned = maker.make(chosen)
     figures: dict[str, Any] = {"chosen": chosen.name}
     if tried:
         figures["variants"] = [_plain(variant, score) for variant, score in tried.items()]
@@ -108,11 +109,11 @@ def _plain(variant: Variant, score: Score) -> dict[str, Any]:
 
 def _best(
     graph: PlanGraph, x: Samples, settings: PtqSettings, progress: Progress
-) -> tuple[Variant, dict[Variant, Score], Mapping[str, str]]:
+) -> tuple[Variant, dict[Variant, Score], _Maker]:
     """Repairs first, judged with plain min-max, which costs little; then ranges, weights and biases on the best.
 
     Returns:
-        The best variant, the score of each, and which observer decided each range of the best.
+        The best variant, the score of each, and what made them.
     """
     made_with, judged_by = variants.set_aside(x)
     maker, judge = _Maker(graph, made_with, settings, progress, learned=_TRIED), Judge(graph, judged_by)
@@ -138,7 +139,7 @@ def _best(
         attempt(dataclasses.replace(refined, correct=False))
     if settings.rounding == "learned":
         attempt(dataclasses.replace(best(), rounding="learned"))
-    return best(), tried, maker.observers(best())
+    return best(), tried, maker
 
 
 class _Maker:
@@ -152,10 +153,10 @@ class _Maker:
         progress: Progress,
         *,
         learned: int,
-        settled: Mapping[str, str] | None = None,
     ) -> None:
         self._graph, self._x, self._settings, self._progress = graph, x, settings, progress
-        self._learned, self._settled = learned, settled or {}
+        self._learned = learned
+        self._settled: Mapping[str, str] = {}
         self._prepared: dict[tuple[bool, bool], _Prepared] = {}
         self._repairs: dict[tuple[bool, bool], tuple[PlanGraph, tuple[str, ...]]] = {}
 
@@ -173,9 +174,14 @@ class _Maker:
         one_by_one = [(True, False)] * variant.equalize + [(False, True)] * variant.smooth
         return all(self._repaired(*one)[0] is not self._graph for one in one_by_one)
 
-    def observers(self, variant: Variant) -> dict[str, str]:
-        """Which observer decided each range of a variant that was made; by the first tensor of each group."""
-        return self._prepared[variant.equalize, variant.smooth].observers(variant)
+    def take_over(self, trial: _Maker, chosen: Variant) -> None:
+        """Does not decide again what a trial on fewer samples did: the observer of each range, and the repairs.
+
+        Through ReLU6 channels are scaled by what was seen of them: there all samples count.
+        """
+        self._settled = trial._prepared[chosen.equalize, chosen.smooth].observers(chosen)
+        if not any(op.activation == "relu6" for op in self._graph.ops):
+            self._repairs = dict(trial._repairs)
 
     def _prepare(self, equalize: bool, smooth: bool) -> _Prepared:
         graph, repairs = self._repaired(equalize, smooth)
@@ -259,7 +265,7 @@ class _Prepared:
         )
 
     def observers(self, variant: Variant) -> dict[str, str]:
-        """See `_Maker.observers`."""
+        """Which observer decided each range of a variant that was made; by the first tensor of each group."""
         decided = self._ranges[variant.observer].items()
         return {first: one.observer for first, one in decided if one.observer != "fixed"}
 
