@@ -187,6 +187,11 @@ def check_request(can: Capabilities, model: Model, request: CompileRequest) -> N
             f"{can.target} cannot make scheme '{request.scheme}'.",
             next_step=f"It makes: {', '.join(sorted(can.schemes))}.",
         )
+    if request.plan is None and request.scheme in (Scheme.INT16X8, Scheme.INT4_WEIGHTS):
+        raise ConfigError(
+            f"{can.target}: scheme '{request.scheme}' is made from a quantization plan, and there is none.",
+            next_step="Make one with `optimizer.ptq.make.make_plan`, or use scheme 'int8'.",
+        )
     if request.scheme.needs_calibration:
         _check_calibration(can.target, model.signature, request.scheme, request.calibration)
 

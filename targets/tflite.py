@@ -109,7 +109,7 @@ def _planned(
         PlanGraph.read(folder / plan_files.ORIGINAL),
         path.read_bytes(),
         inputs.split(calibration.x[:_MATCHED_ON]),
-        float_io=request.scheme is Scheme.INT8_FLOAT_IO,
+        float_io=request.scheme is not Scheme.INT8,
     )
 
 

@@ -41,6 +41,16 @@ _SHOWN = (np.float32, np.float16, np.int8, np.uint8, np.int16)
 """Types that hold activations; the rest are shapes and indices."""
 
 
+_INT4 = "int4"
+
+
+def _unpacked(data: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Two 4-bit integers from each byte, the lower half first (LiteRT's and ONNX's order)."""
+    pairs = data.view(np.int8)
+    low = np.left_shift(pairs, 4)
+    return np.stack([np.right_shift(low, 4), np.right_shift(pairs, 4)], axis=-1).reshape(-1)
+
+
 @dataclass(frozen=True, slots=True)
 class Op:
     """One operator of the main subgraph; -1 stands for an absent input."""
@@ -71,6 +81,7 @@ class TfliteFile:
             schema.TensorType.INT32: "int32",
             schema.TensorType.INT64: "int64",
             schema.TensorType.BOOL: "bool",
+            schema.TensorType.INT4: _INT4,
         }
         try:
             self._model = schema.Model.GetRootAs(self._content, 0)
@@ -108,7 +119,9 @@ class TfliteFile:
         data = self._model.Buffers(table.Buffer()).DataAsNumpy()
         if isinstance(data, int) or data.size == 0 or table.Type() not in self._dtypes:
             return None
-        values: NDArray[Any] = data.view(self._dtypes[table.Type()])
+        dtype = self._dtypes[table.Type()]
+        size = 1 if table.ShapeIsNone() else int(np.prod(table.ShapeAsNumpy()))
+        values: NDArray[Any] = _unpacked(data)[:size] if dtype == _INT4 else data.view(dtype)
         return values.reshape(table.ShapeAsNumpy()) if not table.ShapeIsNone() else values.reshape(())
 
     def zero_point(self, tensor: int) -> NDArray[np.int64]:

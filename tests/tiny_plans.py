@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration import affine
-from edgesmith.types import OpPlan, Precision, QuantPlan, TensorPlan
+from edgesmith.progress import Silent
+from edgesmith.types import Model, OpPlan, Precision, QuantPlan, Scheme, TensorPlan
+from optimizer.ptq.make import make_plan
+from optimizer.ptq.settings import PtqSettings
+from targets import plan_files
+from targets.plan_export import make_plan_graph
 from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph
+from tests import tiny_networks
 
 KINDS = frozenset(
     {
@@ -133,3 +140,12 @@ class Floats:
 def images(n: int = 32, *, seed: int = 0) -> NDArray[np.float32]:
     """float32 [n, 3, 16, 16]."""
     return np.random.default_rng(seed).normal(size=(n, 3, 16, 16)).astype(np.float32)
+
+
+def plan_folder(model: Model, scheme: Scheme, folder: Path) -> Path:
+    """The folder of a plan for a tiny network, as a run would leave it."""
+    graph = make_plan_graph(model, Silent())
+    settings = PtqSettings(scheme=scheme.value, observer="minmax", equalize=False, bias_correction=False)
+    plan_files.write(make_plan(graph, tiny_networks.pictures(32), settings), folder)
+    graph.write(folder / plan_files.ORIGINAL)
+    return folder

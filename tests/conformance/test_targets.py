@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from targets.base import CompileRequest, default_bounds
 from targets.divergence import sqnr_db
 from targets.sparsity import assert_kernels_keep_zeros
 from tests import tiny_networks
+from tests.tiny_plans import plan_folder
 
 LISTED = {
     line.split("#")[0].strip()
@@ -42,7 +44,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 
 @pytest.fixture(scope="session")
-def requested(tmp_path_factory: pytest.TempPathFactory) -> Requested:
+def planned(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Scheme], Path]:
+    """The folder of the one plan that all targets follow, for each scheme that has one."""
+    return functools.cache(lambda scheme: plan_folder(model, scheme, tmp_path_factory.mktemp("plan")))
+
+
+@pytest.fixture(scope="session")
+def requested(tmp_path_factory: pytest.TempPathFactory, planned: Callable[[Scheme], Path]) -> Requested:
     calibration = tiny_networks.samples(tiny_networks.pictures(32))
 
     def request(scheme: Scheme, **changes: object) -> CompileRequest:
@@ -52,6 +60,7 @@ def requested(tmp_path_factory: pytest.TempPathFactory) -> Requested:
             out_dir=tmp_path_factory.mktemp("out"),
             name="net",
             board_isa="x86_64",
+            plan=planned(scheme) if scheme.needs_calibration else None,
         )
         return dataclasses.replace(made, **changes)
 
@@ -167,13 +176,16 @@ def test_another_process_compiles_the_same_bytes(model: Model, compiled: Compile
     script = (
         "import sys, json, pathlib, numpy, dataclasses, targets\n"
         "from tests import tiny_networks\n"
+        "from tests.tiny_plans import plan_folder\n"
         "from edgesmith.progress import Silent\n"
         "from edgesmith.types import Scheme\n"
         "from targets.base import CompileRequest\n"
         "tiny_networks.network()\n"
         "model = tiny_networks.record(tiny_networks.network(), pathlib.Path(sys.argv[1]) / 'other.keras')\n"
         "model = dataclasses.replace(model, path=pathlib.Path(sys.argv[2]))\n"
-        "request = CompileRequest(scheme=Scheme.INT8, out_dir=pathlib.Path(sys.argv[1]), name='n',\n"
+        "(pathlib.Path(sys.argv[1]) / 'plan').mkdir()\n"
+        "plan = plan_folder(model, Scheme.INT8, pathlib.Path(sys.argv[1]) / 'plan')\n"
+        "request = CompileRequest(scheme=Scheme.INT8, out_dir=pathlib.Path(sys.argv[1]), name='n', plan=plan,\n"
         "                         board_isa='x86_64', calibration=tiny_networks.samples(tiny_networks.pictures(32)))\n"
         "print(json.dumps({n: targets.get(n).compile(model, request, Silent()).sha256 for n in sys.argv[3:]}))\n"
     )
