@@ -36,7 +36,6 @@ BINS = 2048
 """Equal bins from 0 to the power of two above the largest magnitude (Migacz: 2,048 up to the largest magnitude)."""
 _TRIED = 128
 _ROUNDS = 2
-_STRIDE = 8
 
 
 def entropy_range(histogram: Histogram, *, dtype: str, symmetric: bool, bins: int = BINS) -> tuple[float, float]:
@@ -131,10 +130,8 @@ def _equal_bins(histogram: Histogram, bins: int) -> tuple[NDArray[np.int64], int
 
 
 def _least(ends: Sequence[int], cost: Callable[[int], float]) -> int:
-    """The end of least cost: every eighth is tried, then all around the best; the widest among equals."""
-    coarse = min(range(0, len(ends), _STRIDE), key=lambda place: cost(ends[place]))
-    around = range(max(0, coarse - _STRIDE + 1), min(len(ends), coarse + _STRIDE))
-    return ends[min(around, key=lambda place: cost(ends[place]))]
+    """The end of least cost; the widest among equals."""
+    return min(ends, key=cost)
 
 
 def _turned(divergence: Callable[[int, int], float], right: int, left: int) -> float:

@@ -20,7 +20,7 @@ from targets.plan_graph import PlanGraph
 from targets.tflite_grids import Grids, named, observe
 from targets.tflite_match import match
 from targets.tflite_model import TfliteModel
-from targets.tflite_repairs import apart, check, repair
+from targets.tflite_repairs import check, repair
 from targets.tflite_twins import roles
 from targets.tflite_write import Writer
 
@@ -53,11 +53,9 @@ def lower(
     model = TfliteModel(float_tflite)
     found = match(model, float_tflite, original, x)
     places = roles(model, original, found)
-    few = [array[:2] for array in x]
-    before = apart(float_tflite, original, few, model.outputs)
     repair(model, places, original, planned.graph)
     repaired = model.content(compact=False)
-    check(repaired, planned.graph, few, model.outputs, before=before)
+    check(repaired, planned.graph, [array[:2] for array in x], model.outputs)
     names = named(model, found, planned.plan)
     rounded = {tensor.name for tensor in planned.plan.tensors if tensor.params is not None}
     made = [*model.inputs, *(int(i) for op in model.ops for i in op.outputs)]

@@ -19,9 +19,6 @@ from targets.tflite_twins import Role
 
 _SAME = 1e-3
 """How far outputs may be apart, relative to the largest: float32 in two runtimes, after repairs that rescaled it."""
-_GROWTH = 10.0
-"""How much more than before the repairs."""
-_SMALLEST = 1e-6
 
 
 def repair(model: TfliteModel, roles: Sequence[Role], original: PlanGraph, repaired: PlanGraph) -> None:
@@ -87,9 +84,7 @@ def _replace_equal(model: TfliteModel, op: Any, old: NDArray[Any], new: NDArray[
                 break
 
 
-def check(
-    content: bytes, repaired: PlanGraph, x: Sequence[NDArray[Any]], outputs: Sequence[int], *, before: Sequence[float]
-) -> None:
+def check(content: bytes, repaired: PlanGraph, x: Sequence[NDArray[Any]], outputs: Sequence[int]) -> None:
     """Compares the repaired file with the repaired plan graph.
 
     Args:
@@ -97,30 +92,21 @@ def check(
         repaired: the plan graph it must equal.
         x: samples per input.
         outputs: the file's, in the order of the plan graph's.
-        before: `apart` of the file and the plan graph before the repairs: the runtimes' own functions differ (GELU).
 
     Raises:
         ModelError: they differ: a repair did not arrive in the file.
     """
-    found = apart(content, repaired, x, outputs)
-    for name, error, known in zip(repaired.outputs, found, before, strict=True):
-        if not error <= max(_SAME, _GROWTH * known):
-            raise ModelError(
-                f"tflite: output {name} of the repaired network is off in the .tflite file by {error:.2g} of its "
-                "largest value: the converter fused the changed layers in a way that cannot be followed.",
-                next_step="Switch the repairs off one by one (equalize, smooth, bias_correction): one of them "
-                "changes a layer that the converter merges with another.",
-            )
-
-
-def apart(content: bytes, graph: PlanGraph, x: Sequence[NDArray[Any]], outputs: Sequence[int]) -> tuple[float, ...]:
-    """For each output the largest difference between file and plan graph, as a part of its largest value."""
-    wanted = planned_values(graph, x, graph.outputs)
-    errors, peaks = np.zeros(len(outputs)), np.full(len(outputs), _SMALLEST)
-    for index, row in enumerate(file_values(content, graph, x, outputs)):
-        for place, (name, tensor) in enumerate(zip(graph.outputs, outputs, strict=True)):
-            expected = wanted[name][index].astype(np.float64)
-            difference = row[tensor].reshape(expected.shape) - expected
-            errors[place] = np.maximum(errors[place], np.abs(difference).max(initial=0.0))  # passes NaN on
-            peaks[place] = np.maximum(peaks[place], np.abs(expected).max(initial=0.0))
-    return tuple((errors / peaks).tolist())
+    wanted = planned_values(repaired, x, repaired.outputs)
+    for index, row in enumerate(file_values(content, repaired, x, outputs)):
+        for name, tensor in zip(repaired.outputs, outputs, strict=True):
+            expected = wanted[name][index]
+            found = row[tensor].reshape(expected.shape)
+            peak = float(np.abs(expected).max(initial=0.0))
+            error = float(np.abs(found.astype(np.float64) - expected).max(initial=0.0))
+            if not error <= _SAME * peak + 1e-6:
+                raise ModelError(
+                    f"tflite: output {name} of the repaired network is {error:.3g} off in the .tflite file (largest "
+                    f"value {peak:.3g}): the converter fused the changed layers in a way that cannot be followed.",
+                    next_step="Switch the repairs off one by one (equalize, smooth, bias_correction): one of them "
+                    "changes a layer that the converter merges with another.",
+                )

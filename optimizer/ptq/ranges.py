@@ -18,7 +18,7 @@ from optimizer.ptq.settings import ObserverChoice
 from optimizer.ptq.stepwise import Array, Step, Stepwise, activate
 from targets.plan_graph import PlanGraph
 
-LADDER = ("minmax", "percentile-99.999", "percentile-99.99", "percentile-99.9", "entropy", "mse")
+LADDER = ("minmax", "percentile-99.999", "percentile-99.99", "percentile-99.9", "mse")
 """What "auto" chooses from; the first is taken unless another is better by more than `_WORTH`."""
 
 _WORTH = 0.99

@@ -27,6 +27,8 @@ from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph
 from tests import damaged_artifacts, tiny_networks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:

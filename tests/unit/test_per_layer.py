@@ -29,6 +29,8 @@ from targets.plan_graph import PlanGraph
 from targets.tensor_pairs import pair_tensors
 from tests import damaged_artifacts, tiny_networks
 
+pytestmark = pytest.mark.slow
+
 X = tiny_networks.pictures(12, seed=5)
 BOUND = 20.0
 """The sound int8 files keep 36 dB in every tensor."""

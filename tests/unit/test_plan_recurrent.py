@@ -18,6 +18,8 @@ from optimizer.ptq.rules import decide
 from optimizer.ptq.settings import PtqSettings
 from targets.plan_export import make_plan_graph
 
+pytestmark = pytest.mark.slow
+
 
 def recurrent(kind: str, folder: Path, **settings: Any) -> Model:
     keras = import_keras()

@@ -47,14 +47,6 @@ def test_calibration_of_another_dtype_is_refused():
         check_request(CAN, MODEL, dataclasses.replace(REQUEST, calibration=bytes_))
 
 
-def test_calibrating_several_inputs_is_refused():
-    two = dataclasses.replace(MODEL, signature=Signature(inputs=(IMAGE, IMAGE), outputs=(CLASSES,)))
-    calibration = tiny_networks.samples(tiny_networks.pictures(2))
-    with pytest.raises(ModelError, match="calibrates models with one input; this one has 2: image: float32") as caught:
-        check_request(CAN, two, dataclasses.replace(REQUEST, calibration=calibration))
-    assert "need no calibration" in caught.value.next_step
-
-
 def test_schemes_without_ranges_need_no_calibration():
     check_request(CAN, MODEL, dataclasses.replace(REQUEST, scheme=Scheme.NONE))
 
