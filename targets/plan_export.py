@@ -90,6 +90,7 @@ def _finished(proto: Any, model: Model, *, layer_names: LayerNames | None) -> Pl
     plan_normalise.skip_identities(proto)
     plan_scales.multipliers_folded(proto)
     plan_normalise.dense_layers(proto)
+    plan_normalise.biases_behind_reshapes(proto)
     onnx_order.normalise(proto)
     unique_node_names(proto)
     plan_normalise.biases(proto)

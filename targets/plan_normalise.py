@@ -140,6 +140,48 @@ def dense_layers(proto: Any) -> None:
     _replace_nodes(proto, [node for node in proto.graph.node if node not in gone])
 
 
+def biases_behind_reshapes(proto: Any) -> None:
+    """Attention adds its biases after the heads were split: MatMul, Reshape, Add becomes MatMul, Add, Reshape."""
+    from onnx import helper, numpy_helper
+
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    readers: dict[str, list[Any]] = {}
+    for node in proto.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    outputs = {value.name for value in proto.graph.output}
+
+    def only_reader(node: Any, kind: str) -> Any | None:
+        after = readers.get(node.output[0], [])
+        return after[0] if len(after) == 1 and after[0].op_type == kind and node.output[0] not in outputs else None
+
+    nodes: list[Any] = []
+    gone: list[str] = []
+    for node in proto.graph.node:
+        if node.name in gone:
+            continue
+        nodes.append(node)
+        weight = stored.get(node.input[1]) if node.op_type == "MatMul" else None
+        split = None if weight is None or weight.ndim != 2 else only_reader(node, "Reshape")
+        add = None if split is None else only_reader(split, "Add")
+        if weight is None or split is None or add is None:
+            continue
+        name = next((name for name in add.input if name in stored), None)
+        shape = stored.get(split.input[1])
+        if name is None or shape is None or stored[name].size != weight.shape[1]:
+            continue
+        heads = [dim for dim in stored[name].shape if dim != 1] or [1]
+        if [int(dim) for dim in shape[len(shape) - len(heads) :]] != heads:
+            continue
+        bias = f"{name}/behind/{node.name}"
+        proto.graph.initializer.append(numpy_helper.from_array(stored[name].reshape(-1).copy(), bias))
+        nodes.append(helper.make_node("Add", [node.output[0], bias], [f"{node.output[0]}/sum"], name=add.name))
+        split.input[0] = f"{node.output[0]}/sum"
+        split.output[0] = add.output[0]
+        gone.append(add.name)
+    _replace_nodes(proto, nodes)
+
+
 def biases(proto: Any) -> None:
     """Every convolution and matrix product with a constant kernel gets a bias; products of matrices become Gemm."""
     from onnx import helper, numpy_helper

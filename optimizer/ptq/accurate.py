@@ -166,7 +166,12 @@ def accurate_plan(
     options: dict[str, Any] = {"journal": journal, "about": about, "sure": effort.sure, "progress": progress}
     # All quantized, on its own: where that holds, nothing has to be ranked. Out of the journal, it costs nothing below.
     outcome, sensitivities = search(evaluate, (), budget_pp, **options), None
-    if not outcome.met:
+    if not outcome.met and not effort.sure and _may_be_chance(outcome.trial.drop):
+        progress.note(
+            f"With everything quantized {outcome.trial.drop} are lost, more than the budget of {budget_pp:g} pp, but "
+            "that may be chance: no layer is kept in float for it. More tuning samples would tell."
+        )
+    elif not outcome.met:
         sensitivities = measure(
             base,
             _first(x_tuning, SQNR_SAMPLES),
@@ -198,7 +203,8 @@ def accurate_plan(
         if _counted(with_again, effort) <= max(budget_pp, _counted(outcome.trial, effort)):
             planned, found = again, with_again
     layers = plan_layers.in_order(base, outcome.keep)
-    over = max(0.0, _counted(found, effort) - budget_pp)
+    chance = sensitivities is None and not effort.sure and _may_be_chance(found.drop)
+    over = 0.0 if chance else max(0.0, _counted(found, effort) - budget_pp)
     figures = _figures(outcome, sensitivities, task, found, over) | {"budget_pp": budget_pp, "kept": list(layers)}
     plan = dataclasses.replace(planned.plan, figures={**planned.plan.figures, SEARCH: figures})
     return Accurate(
@@ -209,6 +215,11 @@ def accurate_plan(
         sensitivities=sensitivities,
         drop=found.drop,
     )
+
+
+def _may_be_chance(drop: Drop) -> bool:
+    """Whether so many samples cannot tell the drop from none at all."""
+    return drop.low is not None and drop.low <= 0.0
 
 
 def reasons_of(outcome: SearchOutcome, sensitivities: Sensitivities, task: Task) -> dict[str, str]:
