@@ -114,10 +114,7 @@ def dense_layers(proto: Any) -> None:
 
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     makers = {name: node for node in proto.graph.node for name in node.output}
-    readers: dict[str, list[Any]] = {}
-    for node in proto.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = _readers(proto)
     outputs = {value.name for value in proto.graph.output}
     gone: list[Any] = []
     for node in proto.graph.node:
@@ -145,10 +142,7 @@ def biases_behind_reshapes(proto: Any) -> None:
     from onnx import helper, numpy_helper
 
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    readers: dict[str, list[Any]] = {}
-    for node in proto.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = _readers(proto)
     outputs = {value.name for value in proto.graph.output}
 
     def only_reader(node: Any, kind: str) -> Any | None:
@@ -188,10 +182,7 @@ def biases(proto: Any) -> None:
 
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     ranks = _ranks(proto)
-    readers: dict[str, list[Any]] = {}
-    for node in proto.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = _readers(proto)
     outputs = {value.name for value in proto.graph.output}
     nodes: list[Any] = []
     gone: list[str] = []
@@ -263,6 +254,15 @@ def _with_added_zeros(proto: Any, node: Any, weight: Any) -> Any:
     output = node.output[0]
     node.output[0] = f"{output}/product"
     return helper.make_node("Add", [node.output[0], name], [output], name=f"{node.name}/add_bias")
+
+
+def _readers(proto: Any) -> dict[str, list[Any]]:
+    """Tensor name -> the nodes that read it."""
+    readers: dict[str, list[Any]] = {}
+    for node in proto.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
 
 
 def _ranks(proto: Any) -> dict[str, int]:
