@@ -245,11 +245,17 @@ def compare(
             print(f"  {error}", file=sys.stderr)
         else:
             tell(peer.name, found[peer.name])
-    ours = by_us(network, {})
-    for kind, result in ours.items():
-        tell(f"ours {kind}", result)
-    verdicts = judge(network, ours, found)
+    verdicts: dict[str, Any] = {}
     ablation: dict[str, Any] = {}
+    try:
+        ours = by_us(network, {})
+    except ChildFailed as error:
+        verdicts["made"] = {"error": str(error), "holds": False}
+        print(f"  {error}", file=sys.stderr)
+    else:
+        for kind, result in ours.items():
+            tell(f"ours {kind}", result)
+        verdicts = judge(network, ours, found)
     if ablate and entry.name in ABLATED:
         for name, changes in ABLATIONS.items():
             for kind, result in by_us(network, changes, name).items():

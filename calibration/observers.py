@@ -54,7 +54,7 @@ class Observer(ABC):
         """
         values = _checked(batch, self.axis, self.tensor)
         if values.size:
-            self._see(values)
+            self.see(values)
 
     def range(self) -> tuple[float, float]:
         """(low, high) of the tensor, in its units, within the values seen; not widened to 0.
@@ -77,7 +77,7 @@ class Observer(ABC):
         """
 
     @abstractmethod
-    def _see(self, values: NDArray[np.float32]) -> None:
+    def see(self, values: NDArray[np.float32]) -> None:
         """Takes finite values [channels, n], n >= 1."""
 
     def _refuse_other_channels(self, before: int, now: int) -> None:
@@ -97,7 +97,7 @@ class MinMaxObserver(Observer):
             raise _nothing_seen(self.tensor)
         return self._low.astype(np.float64), self._high.astype(np.float64)
 
-    def _see(self, values: NDArray[np.float32]) -> None:
+    def see(self, values: NDArray[np.float32]) -> None:
         low, high = values.min(axis=1), values.max(axis=1)
         if self._low is not None and self._high is not None:
             self._refuse_other_channels(len(self._low), len(low))
@@ -135,7 +135,7 @@ class MovingAverageObserver(Observer):
         low, high = (self._sums / self._weight).astype(np.float32).astype(np.float64)
         return low, high
 
-    def _see(self, values: NDArray[np.float32]) -> None:
+    def see(self, values: NDArray[np.float32]) -> None:
         if self._weight:
             self._refuse_other_channels(self._sums.shape[1], len(values))
         ends = np.stack((values.min(axis=1), values.max(axis=1))).astype(np.float64)
@@ -169,7 +169,7 @@ class _HistogramObserver(Observer):
     def _range_of(self, histogram: Histogram) -> tuple[float, float]:
         """The method itself."""
 
-    def _see(self, values: NDArray[np.float32]) -> None:
+    def see(self, values: NDArray[np.float32]) -> None:
         if self._counted is None:
             self._channels = len(values)
             self._counted = StreamingHistogram(len(values), FINE if self.axis is None else COARSE)
@@ -234,12 +234,15 @@ class RangeObserver:
 
     Args:
         tensor: its name, for messages.
+        counted: False: only "minmax" and "moving-average" will be asked for, which need no counts and a tenth of the
+            time.
     """
 
-    def __init__(self, tensor: str) -> None:
+    def __init__(self, tensor: str, *, counted: bool = True) -> None:
         self.tensor = tensor
+        self._ends = MinMaxObserver(tensor)
         self._average = MovingAverageObserver(tensor)
-        self._counted = StreamingHistogram()
+        self._counted = StreamingHistogram() if counted else None
         self._seen = False
 
     def update(self, batch: NDArray[Any]) -> None:
@@ -253,8 +256,10 @@ class RangeObserver:
         """
         values = _checked(batch, None, self.tensor)
         if values.size:
-            self._average.update(values)
-            self._counted.update(values)
+            self._ends.see(values)
+            self._average.see(values)
+            if self._counted is not None:
+                self._counted.update(values)
             self._seen = True
 
     def histogram(self) -> Histogram:
@@ -262,7 +267,10 @@ class RangeObserver:
 
         Raises:
             DataError: nothing was seen.
+            ValueError: it was not to count.
         """
+        if self._counted is None:
+            raise ValueError(f"The values of {self.tensor} were not counted")
         if not self._seen:
             raise _nothing_seen(self.tensor)
         return self._counted.histogram()
@@ -277,13 +285,13 @@ class RangeObserver:
 
         Raises:
             DataError: nothing was seen.
-            ValueError: there is no such method.
+            ValueError: there is no such method, or it needs counts and there are none.
         """
-        histogram = self.histogram()
         if method == "minmax":
-            return histogram.low, histogram.high
+            return self._ends.range()
         if method == "moving-average":
             return self._average.range()
+        histogram = self.histogram()
         if method == "entropy":
             return entropy_range(histogram, dtype=dtype, symmetric=symmetric)
         if method == "mse":

@@ -164,8 +164,9 @@ def biases_behind_reshapes(proto: Any) -> None:
         shape = stored.get(split.input[1])
         if name is None or shape is None or stored[name].size != weight.shape[1]:
             continue
-        heads = [dim for dim in stored[name].shape if dim != 1] or [1]
-        if [int(dim) for dim in shape[len(shape) - len(heads) :]] != heads:
+        wide = stored[name].shape
+        heads = wide[next((i for i, dim in enumerate(wide) if dim != 1), -1) :]
+        if tuple(int(dim) for dim in shape[len(shape) - len(heads) :]) != heads:
             continue
         bias = f"{name}/behind/{node.name}"
         proto.graph.initializer.append(numpy_helper.from_array(stored[name].reshape(-1).copy(), bias))

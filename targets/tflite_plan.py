@@ -20,6 +20,7 @@ from targets.plan_graph import PlanGraph
 from targets.tflite_grids import Grids, named, observe
 from targets.tflite_match import match
 from targets.tflite_model import TfliteModel
+from targets.tflite_normalise import biases_behind_reshapes
 from targets.tflite_repairs import check, repair
 from targets.tflite_twins import roles
 from targets.tflite_write import Writer
@@ -51,7 +52,8 @@ def lower(
     """
     x = [samples] if isinstance(samples, np.ndarray) else list(samples)
     model = TfliteModel(float_tflite)
-    found = match(model, float_tflite, original, x)
+    biases_behind_reshapes(model)
+    found = match(model, model.content(compact=False), original, x)
     places = roles(model, original, found)
     repair(model, places, original, planned.graph)
     repaired = model.content(compact=False)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.observers import RangeObserver
 from edgesmith.errors import DataError
 from edgesmith.progress import Progress, Silent
 from edgesmith.types import OpPlan, QuantPlan, TensorPlan
 from optimizer.ptq import biases, fit, ranges, rules, stepwise, variants
-from optimizer.ptq.settings import PtqSettings
+from optimizer.ptq.settings import ObserverChoice, PtqSettings
 from optimizer.ptq.variants import Judge, Samples, Score, Variant
 from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph
@@ -40,7 +41,8 @@ def make_plan(
     """Decides ranges, integers and exceptions. The same arguments give the same plan.
 
     Where `settings.observer` is "auto", several plans are made from three quarters of the samples and judged on the
-    rest by emulation (`optimizer.ptq.variants`); the best way is then taken with all samples.
+    rest by emulation (`optimizer.ptq.variants`); the best way is then taken with all samples. The repairs that are
+    judged are those of all samples.
 
     Args:
         graph: the float network.
@@ -116,7 +118,8 @@ def _best(
         The best variant, the score of each, and what made them.
     """
     made_with, judged_by = variants.set_aside(x)
-    maker, judge = _Maker(graph, made_with, settings, progress, learned=_TRIED), Judge(graph, judged_by)
+    maker = _Maker(graph, made_with, settings, progress, learned=_TRIED, repaired_with=x)
+    judge = Judge(graph, judged_by)
     tried: dict[Variant, Score] = {}
 
     def attempt(variant: Variant) -> None:
@@ -153,10 +156,13 @@ class _Maker:
         progress: Progress,
         *,
         learned: int,
+        repaired_with: Samples | None = None,
     ) -> None:
         self._graph, self._x, self._settings, self._progress = graph, x, settings, progress
+        self._repaired_with = x if repaired_with is None else repaired_with
         self._learned = learned
         self._settled: Mapping[str, str] = {}
+        self._sessions: stepwise.Sessions = {}
         self._prepared: dict[tuple[bool, bool], _Prepared] = {}
         self._repairs: dict[tuple[bool, bool], tuple[PlanGraph, tuple[str, ...]]] = {}
 
@@ -175,17 +181,14 @@ class _Maker:
         return all(self._repaired(*one)[0] is not self._graph for one in one_by_one)
 
     def take_over(self, trial: _Maker, chosen: Variant) -> None:
-        """Does not decide again what a trial on fewer samples did: the observer of each range, and the repairs.
-
-        Through ReLU6 channels are scaled by what was seen of them: there all samples count.
-        """
+        """Does not decide again what a trial did: the observer of each range, and the repairs."""
         self._settled = trial._prepared[chosen.equalize, chosen.smooth].observers(chosen)
-        if not any(op.activation == "relu6" for op in self._graph.ops):
-            self._repairs = dict(trial._repairs)
+        self._repairs, self._sessions = trial._repairs, trial._sessions
 
     def _prepare(self, equalize: bool, smooth: bool) -> _Prepared:
         graph, repairs = self._repaired(equalize, smooth)
-        return _Prepared(graph, repairs, self._x, self._settings, self._progress, self._learned, self._settled)
+        learned_from = stepwise.within(graph, self._x, most=self._learned, sessions=self._sessions)
+        return _Prepared(graph, repairs, self._x, self._settings, self._progress, learned_from, self._settled)
 
     def _repaired(self, equalize: bool, smooth: bool) -> tuple[PlanGraph, tuple[str, ...]]:
         """The network after repairs (itself, where there is nothing to repair), and what they say."""
@@ -196,7 +199,7 @@ class _Maker:
 
             self._repairs[equalize, smooth] = repair(
                 self._graph,
-                self._x,
+                self._repaired_with,
                 smooth=smooth,
                 cross_layer=equalize,
                 per_channel=self._settings.per_channel,
@@ -215,25 +218,24 @@ class _Prepared:
         x: Samples,
         settings: PtqSettings,
         progress: Progress,
-        learned: int,
+        learned_from: stepwise.Stepwise,
         settled: Mapping[str, str],
     ) -> None:
         self._settled = settled
         self._graph, self._repairs, self._settings = graph, tuple(repairs), settings
+        self._x, self._progress = x, progress
         self._rules = rules.decide(graph, settings)
-        count = len(x) if isinstance(x, np.ndarray) else len(x[0])
-        with progress.task("ranges", total=count) as task:
-            self._observers = ranges.observe(graph, x, self._rules, task)
-        self._learned_from = stepwise.within(graph, x, most=learned)
-        self._measured_on = self._learned_from.few(_MEASURED)
+        self._learned_from = learned_from
+        self._measured_on = learned_from.few(_MEASURED)
         self._ranges: dict[str, dict[str, ranges.Range]] = {}
         self._fitted: dict[Variant, fit.Numbers] = {}
 
     def plan(self, variant: Variant) -> Planned:
         """One variant's plan."""
         if variant.observer not in self._ranges:
+            observers = self._observed(variant.observer)
             self._ranges[variant.observer] = ranges.choose(
-                self._observers, self._rules, variant.observer, self._measured_on, self._settled
+                observers, self._rules, variant.observer, self._measured_on, self._settled
             )
         found = self._ranges[variant.observer]
         how = fit.How(
@@ -263,6 +265,15 @@ class _Prepared:
             graph=biases.corrected(self._graph, numbers.biases),
             integers=numbers.integers,
         )
+
+    def _observed(self, observer: ObserverChoice) -> dict[str, RangeObserver]:
+        """Sees all samples. Values are counted where more than the ends is asked for: that is most of the time."""
+        firsts = [group.tensors[0] for group in self._rules.groups]
+        settled = self._settled if observer == "auto" else dict.fromkeys(firsts, observer)
+        ends_only = {first for first in firsts if settled.get(first) == "minmax"}
+        count = len(self._x) if isinstance(self._x, np.ndarray) else len(self._x[0])
+        with self._progress.task("ranges", total=count) as task:
+            return ranges.observe(self._graph, self._x, self._rules, task, ends_only=ends_only)
 
     def observers(self, variant: Variant) -> dict[str, str]:
         """Which observer decided each range of a variant that was made; by the first tensor of each group."""

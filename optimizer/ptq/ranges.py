@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,12 @@ class Range:
 
 
 def observe(
-    graph: PlanGraph, x: NDArray[Any] | Sequence[NDArray[Any]], rules: Rules, task: Task | None = None
+    graph: PlanGraph,
+    x: NDArray[Any] | Sequence[NDArray[Any]],
+    rules: Rules,
+    task: Task | None = None,
+    *,
+    ends_only: Collection[str] = (),
 ) -> dict[str, RangeObserver]:
     """Sees every value of every quantized tensor once, in bounded memory.
 
@@ -57,11 +62,13 @@ def observe(
         x: [N, ...], or one such array per input.
         rules: which tensors are quantized, and which of them share a scale: those have one observer.
         task: advanced by one for each sample.
+        ends_only: first tensors of groups that only the smallest and the largest value are wanted of.
 
     Returns:
         Observers by the first tensor of each group, none for the fixed ones.
     """
-    observers = {group.tensors[0]: RangeObserver(group.tensors[0]) for group in rules.groups if group.fixed is None}
+    firsts = [group.tensors[0] for group in rules.groups if group.fixed is None]
+    observers = {first: RangeObserver(first, counted=first not in ends_only) for first in firsts}
     seen = {name: observers[group.tensors[0]] for group in rules.groups for name in _sources(graph, group)}
     names = list(seen)
     arrays = [x] if isinstance(x, np.ndarray) else list(x)

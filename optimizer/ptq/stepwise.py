@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from targets.plan_graph import PlanGraph
 from targets.plan_ops import PlanOp
 
 Array = NDArray[np.float32]
+Sessions: TypeAlias = dict[tuple[bytes, tuple[str, ...]], Any]
+"""Of ONNX Runtime, by the model of one op, kernel and bias left out, and the element types of its inputs."""
 
 BUDGET = 400_000_000
 """Bytes of activations that are kept at once."""
@@ -49,12 +51,13 @@ class Stepwise:
         steps: in the order they are computed.
     """
 
-    def __init__(self, graph: PlanGraph, inputs: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(self, graph: PlanGraph, inputs: Mapping[str, NDArray[Any]], sessions: Sessions | None = None) -> None:
         self.graph = graph
         self.inputs = dict(inputs)
         self.steps = tuple(_steps(graph))
         self._index = {step.op.name: index for index, step in enumerate(self.steps)}
-        self._sessions: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._keys: dict[str, bytes] = {}
+        self._sessions: Sessions = {} if sessions is None else sessions
         last = dict.fromkeys(graph.inputs, 0)
         for index, step in enumerate(self.steps):
             last.update(dict.fromkeys((*step.makes, *step.reads), index))
@@ -134,7 +137,9 @@ class Stepwise:
 
     def _session(self, step: Step, feed: Mapping[str, NDArray[Any]]) -> Any:
         # Element types of what shapes are computed from are known only now.
-        key = (step.op.name, tuple(str(array.dtype) for array in feed.values()))
+        if step.op.name not in self._keys:
+            self._keys[step.op.name] = step.proto.SerializeToString(deterministic=True)
+        key = (self._keys[step.op.name], tuple(str(array.dtype) for array in feed.values()))
         if key not in self._sessions:
             import onnx
 
@@ -165,7 +170,13 @@ class Stepwise:
 
 
 def within(
-    graph: PlanGraph, x: NDArray[Any] | Sequence[NDArray[Any]], *, most: int, streams: int = 2, budget: int = BUDGET
+    graph: PlanGraph,
+    x: NDArray[Any] | Sequence[NDArray[Any]],
+    *,
+    most: int,
+    streams: int = 2,
+    budget: int = BUDGET,
+    sessions: Sessions | None = None,
 ) -> Stepwise:
     """The ops of a graph with as many of the samples as fit into memory side by side.
 
@@ -175,6 +186,7 @@ def within(
         most: samples at most; they are taken evenly spread.
         streams: how often each tensor is kept.
         budget: bytes of activations.
+        sessions: shared with networks of the same ops and other kernels; grows.
 
     Raises:
         ModelError: the network cannot be run op by op, or answers NaN or infinity.
@@ -182,7 +194,7 @@ def within(
     inputs = named(graph, x)
     batch = _fixed_batch(graph) or 1
     count = len(next(iter(inputs.values())))
-    probe = Stepwise(graph, {name: _filled(array[:batch], batch) for name, array in inputs.items()})
+    probe = Stepwise(graph, {name: _filled(array[:batch], batch) for name, array in inputs.items()}, sessions)
     peak = 1
     for step, live, before in probe.float_pass():
         if not np.isfinite(live[step.op.output]).all():

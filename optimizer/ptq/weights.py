@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,10 @@ _MOST_INPUTS = 2304
 
 _VALUES = 8_000_000
 """Of a stream's rows at once: 32 MB."""
+
+_REMEMBERED = 4096
+_found_factors: dict[bytes, Float | None] = {}
+"""Kernels by their content: the factors of `shared_values`, or None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -219,7 +224,13 @@ def shared_factors(op: PlanOp, weight: NDArray[Any]) -> Float | None:
     flat = rows(op, weight).reshape(weight.shape[op.weight_axis or 0], -1)
     if len(np.unique(flat[0])) > shared_values.MOST + 1:  # zero counts here; most kernels are told by one channel
         return None
-    return shared_values.factors(flat.astype(np.float64))
+    # A plan asks for the same kernels many times, and the answer takes longer than all else about a small one.
+    key = hashlib.blake2b(flat.tobytes(), digest_size=16, key=str(flat.shape).encode()).digest()
+    if key not in _found_factors:
+        if len(_found_factors) >= _REMEMBERED:
+            _found_factors.clear()
+        _found_factors[key] = shared_values.factors(flat.astype(np.float64))
+    return _found_factors[key]
 
 
 def _choice(count: int, most: int, seed: int) -> NDArray[np.intp]:

@@ -74,7 +74,10 @@ def types_of(artifact: Artifact) -> set[str]:
     return {TensorProto.DataType.Name(points[name]) for name in used}
 
 
-@pytest.mark.parametrize("scheme", sorted(Scheme))
+PLANNED_ONLY = (Scheme.INT16X8, Scheme.INT4_WEIGHTS)
+
+
+@pytest.mark.parametrize("scheme", sorted(set(Scheme) - set(PLANNED_ONLY)))
 @pytest.mark.parametrize("batch", ["N", 1, 4])
 def test_onnx_models_compile_with_open_and_fixed_batches(batch: int | str, scheme: Scheme, tmp_path: Path):
     model = convolution(tmp_path, batch=batch)
@@ -85,6 +88,12 @@ def test_onnx_models_compile_with_open_and_fixed_batches(batch: int | str, schem
     assert sqnr_db(reference, found) >= default_bounds(artifact.precision).min_sqnr_db
     assert artifact.signature == model.signature
     assert set(artifact.toolchain) == {"edgesmith", "python", "onnx", "onnxruntime", "tf2onnx"}
+
+
+@pytest.mark.parametrize("scheme", PLANNED_ONLY)
+def test_a_scheme_that_only_a_plan_can_give_is_refused_without_one(scheme: Scheme, tmp_path: Path):
+    with pytest.raises(ConfigError, match=f"scheme '{scheme}' is made from a quantization plan"):
+        compiled(convolution(tmp_path), scheme, tmp_path / "out")
 
 
 @pytest.mark.parametrize(("isa", "activations"), [("x86_64", "UINT8"), (None, "UINT8"), ("aarch64", "INT8")])
