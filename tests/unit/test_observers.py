@@ -105,6 +105,15 @@ def test_other_methods_are_refused(method: str):
         fed(RangeObserver("t"), [1.0]).range(method)
 
 
+def test_without_counts_the_ends_are_the_same_and_the_rest_is_refused():
+    batches = np.random.default_rng(0).normal(size=(5, 300))
+    shared, counted = fed(RangeObserver("t", counted=False), *batches), fed(RangeObserver("t"), *batches)
+    for method in ("minmax", "moving-average"):
+        assert shared.range(method) == counted.range(method)
+    with pytest.raises(ValueError, match="values of t were not counted"):
+        shared.range("mse")
+
+
 def test_the_expected_error_is_that_of_the_affine_grid():
     x = np.random.default_rng(0).normal(size=(4, 20_000)).astype(np.float32)
     shared = fed(RangeObserver("t"), *x)
