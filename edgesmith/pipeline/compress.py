@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from calibration import user_code
 from edgesmith.files import sha256_file
+from edgesmith.pipeline.host import outputs_are_kept
 from edgesmith.pipeline.prepare import Prepared
 from edgesmith.pipeline.store import Store
 from edgesmith.pipeline.workspace import Workspace
@@ -86,7 +87,6 @@ def compress(prepared: Prepared, work: Workspace) -> tuple[StepOutcome, ...]:
     Returns:
         The original first, then one outcome per step; the last one's model is the compressed model.
     """
-    _refuse_early(prepared, work)
     outcomes = [StepOutcome(label="original", params={}, model=prepared.model, seconds=0.0, cached=True)]
     for spec in prepared.recipe.steps:
         if techniques.get(spec.name).COMPILE_TIME:
@@ -95,9 +95,15 @@ def compress(prepared: Prepared, work: Workspace) -> tuple[StepOutcome, ...]:
     return tuple(outcomes)
 
 
-def _refuse_early(prepared: Prepared, work: Workspace) -> None:
-    """Lets every step look at the model before the first one spends an hour."""
-    if prepared.model.kind != "keras" or steps_are_kept(prepared, work.store):
+def refuse_early(prepared: Prepared, work: Workspace) -> None:
+    """Lets every step look at the model before anything spends time; not where the answers are there already.
+
+    Raises:
+        InputError: a step cannot be done on this model or this data; names the step and its line.
+    """
+    if prepared.model.kind != "keras":
+        return
+    if outputs_are_kept(prepared.model, prepared.evaluation, work.store) and steps_are_kept(prepared, work.store):
         return
     network = open_keras(prepared.model)
     recipes.check_steps(prepared.recipe, network, _context(prepared, work, "checked"), _where(prepared))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import targets
 from calibration import inputs
+from edgesmith.pipeline.store import Store
 from edgesmith.pipeline.workspace import Workspace
 from edgesmith.toolchain import versions
 from edgesmith.types import Model, SampleSet
@@ -27,8 +28,7 @@ def host_outputs(model: Model, samples: SampleSet, work: Workspace) -> Outputs:
     Returns:
         One float32 array [N, ...] per output of the model.
     """
-    toolchain = versions(("tensorflow", "keras", "onnxruntime"))
-    key = work.store.key("outputs", {"model": model.sha256, "samples": samples.sha256, "toolchain": toolchain})
+    key = _key(model, samples, work.store)
     entry = work.store.find("outputs", key)
     if entry is None:
         label = f"{model.kind} model on {len(samples)} samples, on this machine"
@@ -46,6 +46,16 @@ def host_outputs(model: Model, samples: SampleSet, work: Workspace) -> Outputs:
             draft.record["count"] = len(outputs)
         return outputs
     return tuple(np.load(entry.folder / f"{index}.npy") for index in range(entry.record["count"]))
+
+
+def outputs_are_kept(model: Model, samples: SampleSet, store: Store) -> bool:
+    """Whether `host_outputs` would have nothing to compute."""
+    return store.find("outputs", _key(model, samples, store)) is not None
+
+
+def _key(model: Model, samples: SampleSet, store: Store) -> str:
+    toolchain = versions(("tensorflow", "keras", "onnxruntime"))
+    return store.key("outputs", {"model": model.sha256, "samples": samples.sha256, "toolchain": toolchain})
 
 
 def _runner(model: Model) -> Callable[[NDArray[Any]], tuple[NDArray[Any], ...]]:

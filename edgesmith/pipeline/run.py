@@ -20,6 +20,7 @@ from edgesmith.errors import (
 from edgesmith.files import sha256_bytes, write_json
 from edgesmith.pipeline import assemble, run_folder, stages
 from edgesmith.pipeline.build import Built
+from edgesmith.pipeline.compress import refuse_early
 from edgesmith.pipeline.fleet import make_fleet, measure_boards, meet_boards
 from edgesmith.pipeline.host import Outputs, host_outputs
 from edgesmith.pipeline.options import OPTIONS, RunOptions, kept_options, resumed_options
@@ -115,6 +116,7 @@ def _whole_way(stage: Stage, options: RunOptions) -> None:
     devices = stages.devices(stage.loaded, options.devices, options.inventory)
     prepared = prepare(stage.loaded, stage.work.store, stage.work.progress, allow_synthetic=options.allow_synthetic)
     stages.record_inputs(prepared, recorder)
+    refuse_early(prepared, stage.work)
     fleet = make_fleet(recorder.folder, stage.work, options.lease_wait_s)
     meet_boards(stage, fleet, devices, prepared)
 

@@ -247,6 +247,19 @@ def test_pruning_an_onnx_model_is_refused_with_the_line(project: Project):
     assert "cannot be trained" in done.stderr
 
 
+def test_a_misspelt_layer_is_refused_before_any_work(project: Project):
+    with np.load(project.root / "evaluation.npz") as held:
+        np.savez(project.root / "unseen.npz", x=held["x"][:40], y=held["y"][:40])
+    data = {"calibration": "calibration.npz", "evaluation": "unseen.npz"}
+    project.write_config(data=data, recipe=[{"quantize": {"scheme": "int8", "keep_float": ["dense_wrong"]}}])
+    done = project.edgesmith("run")
+    assert done.returncode == 2
+    assert "recipe step 1 (quantize): keep_float: the model has no layer 'dense_wrong'." in " ".join(
+        done.stderr.split()
+    )
+    assert "samples, on this machine" not in done.stderr
+
+
 def test_a_full_disk_is_told_as_such(project: Project):
     """A real one: the kernel's own /dev/full semantics need root, a file-size limit of the process does not."""
     limit = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
