@@ -49,7 +49,7 @@ class Child:
 
         try:
             module = runners.load(params["runner"])
-            self._runner = module.Runner(params["path"], params["threads"])
+            self._runner = module.Runner(params["path"], params["threads"], params.get("options", {}))
         except ImportError as error:
             raise Refusal("runtime-missing", str(error)) from None
         except (RuntimeError, ValueError) as error:

@@ -22,7 +22,7 @@ class Turn:
         """Takes an artifact in.
 
         Args:
-            asked: {"path", "runner", "sha256"}.
+            asked: {"path", "runner", "sha256"}, and "options" of its runner where it has any.
             limit_s: seconds it may use over all its steps.
             stack: ends its child in the end.
             start: makes the child, see `supervisor.Child`.
@@ -45,6 +45,7 @@ class Turn:
             "runner": self._asked["runner"],
             "path": self._asked["path"],
             "threads": threads,
+            "options": self._asked.get("options", {}),
             "inputs": inputs["path"],
             "inputs_dtype": inputs["dtype"],
         }

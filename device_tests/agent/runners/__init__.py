@@ -1,4 +1,4 @@
-"""One file per runtime; its name is the key. Each has `PACKAGES`, `probe()` and `Runner`."""
+"""One file per runtime; its name is the key. Each has `PACKAGES`, `probe()` and `Runner(path, threads, options)`."""
 
 import collections
 import importlib

@@ -33,7 +33,7 @@ class Runner:
         inputs: `Input` each; quantization is inside the graph.
     """
 
-    def __init__(self, path, threads):
+    def __init__(self, path, threads, _options=None):
         import onnxruntime
 
         self.name = "onnxruntime %s" % onnxruntime.__version__

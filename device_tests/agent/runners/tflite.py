@@ -38,7 +38,7 @@ class Runner:
         inputs: `Input` each, in the file's order.
     """
 
-    def __init__(self, path, threads):
+    def __init__(self, path, threads, _options=None):
         package, version, interpreter = _interpreter()
         self.name = package + " " + version
         self._interpreter = interpreter(model_path=path, num_threads=threads)
