@@ -7,7 +7,8 @@ Claim, on every network of the bench, for both files of one plan (`.onnx` and `.
 2. Top-1 agreement with the float network: the best, or within noise of the best.
 3. On badly scaled networks at least 80 % of what the default loses is won back. The default is the LiteRT converter for
    `.tflite`, ONNX Runtime's min-max for `.onnx`.
-4. Making it takes no longer than the slowest peer.
+4. Making it takes no longer than the slowest peer. Those two are made twice, in turns, and the shorter time counts:
+   other work on the machine only ever adds.
 
 All start from the same float network and the same calibration samples, and are judged on the same evaluation samples by
 the same two runtimes. Noise is the 95 % interval of the paired difference. Peers run in environments of their own, made
@@ -26,7 +27,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -133,30 +134,44 @@ def prepare(entry: models.Entry, cache: Path, *, quick: bool) -> Network:
     )
 
 
+def made_by_peer(peer: Peer, network: Network, python: Path) -> tuple[Path, Mapping[str, Any]]:
+    """Has a peer make its int8 file. Returns the file, and what the child told.
+
+    Raises:
+        ChildFailed: it could not make one.
+    """
+    out, facts = network.folder / f"{peer.name}.{peer.format}", network.folder / f"{peer.name}.json"
+    job = network.job(out=out, result=facts, **peer.settings)
+    peers.run_child(python, peer.script, job, network.folder / peer.name)
+    return out, json.loads(facts.read_text())
+
+
 def by_peer(peer: Peer, network: Network, python: Path) -> Result:
     """The int8 file of a peer.
 
     Raises:
         ChildFailed: it could not make one, or the runtime does not load it.
     """
-    out, facts = network.folder / f"{peer.name}.{peer.format}", network.folder / f"{peer.name}.json"
-    job = network.job(out=out, result=facts, **peer.settings)
-    peers.run_child(python, peer.script, job, network.folder / peer.name)
-    found = json.loads(facts.read_text())
+    out, found = made_by_peer(peer, network, python)
     try:
         return network.result(out, found["seconds"], found["versions"])
     except (RuntimeError, ValueError) as error:
         raise ChildFailed(f"what {peer.name} wrote cannot be run: {str(error).splitlines()[0]}") from error
 
 
-def by_us(network: Network, changes: Mapping[str, Any], name: str = "ours") -> dict[str, Result]:
-    """Both int8 files of one plan of ours, by format."""
+def made_by_us(network: Network, changes: Mapping[str, Any], name: str = "ours") -> tuple[Path, dict[str, Any]]:
+    """Makes a plan and both its int8 files. Returns their folder, and what the child told."""
     folder = network.folder / name.replace(" ", "-")
     folder.mkdir(exist_ok=True)
     facts = folder / "result.json"
     job = network.job(out=folder, result=facts, settings={**OURS, **changes})
     peers.run_child(Path(sys.executable), "ours.py", job, folder)
-    found = json.loads(facts.read_text())
+    return folder, json.loads(facts.read_text())
+
+
+def by_us(network: Network, changes: Mapping[str, Any], name: str = "ours") -> dict[str, Result]:
+    """Both int8 files of one plan of ours, by format."""
+    folder, found = made_by_us(network, changes, name)
     seconds = found.pop("seconds")
     return {kind: network.result(folder / f"ours.{kind}", seconds[kind], found) for kind in ("onnx", "tflite")}
 
@@ -185,7 +200,12 @@ def against(best: str, apart: Difference) -> dict[str, Any]:
     }
 
 
-def judge(network: Network, ours: Mapping[str, Result], found: Mapping[str, Result]) -> dict[str, Any]:
+def sooner(one: Result, again: Mapping[str, float]) -> Result:
+    """The same with the shorter of two times."""
+    return replace(one, seconds=min(one.seconds, again, key=lambda seconds: seconds["wall"]))
+
+
+def judge(network: Network, ours: Mapping[str, Result], found: Mapping[str, Result], slowest: str) -> dict[str, Any]:
     """The parts of the claim that a network decides, each with `holds`."""
     verdicts: dict[str, Any] = {}
     most_right = max(found, key=lambda name: found[name].right.sum())
@@ -193,7 +213,6 @@ def judge(network: Network, ours: Mapping[str, Result], found: Mapping[str, Resu
     if network.right.sum() <= bar.sum():
         most_right, bar = "the float network", network.right
     agreeing = max(found, key=lambda name: found[name].agrees.sum())
-    slowest = max(found, key=lambda name: found[name].seconds["wall"])
     for kind, default in (("onnx", "onnxruntime-minmax"), ("tflite", "litert-converter")):
         one = ours[kind]
         verdicts[f"accuracy {kind}"] = against(most_right, difference(bar, one.right))
@@ -255,7 +274,15 @@ def compare(
     else:
         for kind, result in ours.items():
             tell(f"ours {kind}", result)
-        verdicts = judge(network, ours, found)
+        slowest = max(found, key=lambda name: found[name].seconds["wall"])
+        peer = next(peer for peer in PEERS if peer.name == slowest)
+        _, told = made_by_peer(peer, network, pythons[peer.environment])
+        found[slowest] = sooner(found[slowest], told["seconds"])
+        _, told = made_by_us(network, {})
+        ours = {kind: sooner(result, told["seconds"][kind]) for kind, result in ours.items()}
+        twice = {slowest: found[slowest], **{f"ours {kind}": result for kind, result in ours.items()}}
+        methods.update({name: plain(result, network) for name, result in twice.items()})
+        verdicts = judge(network, ours, found, slowest)
     if ablate and entry.name in ABLATED:
         for name, changes in ABLATIONS.items():
             for kind, result in by_us(network, changes, name).items():

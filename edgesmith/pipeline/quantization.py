@@ -27,7 +27,7 @@ from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph
 
 LABEL = "quantization-plan"
-PLAN_VERSION = 3
+PLAN_VERSION = 4
 """Raise it when the same inputs would be planned differently: older plans are then made again."""
 
 UNIFORM = "uniform"

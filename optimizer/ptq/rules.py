@@ -107,6 +107,8 @@ def decide(graph: PlanGraph, settings: PtqSettings) -> Rules:
     for op in graph.ops:
         if not known.issuperset(op.inputs):
             decisions[op.name] = Decision(precision="float32", reason="it reads one of several results of an op")
+    for op in _sums_between_float(graph, settings):
+        decisions[op.name] = Decision(precision="float32", reason="only float32 ops read the sum")
     for op in _idle_moves(graph, decisions):
         decisions[op.name] = Decision(precision="float32", reason="only float32 ops around it")
     return Rules(ops=decisions, groups=tuple(_groups(graph, decisions)))
@@ -161,6 +163,21 @@ def _unquantizable(op: PlanOp, node: Any) -> str:
     if len([name for name in node.output if name]) > 1:
         return f"a {op.kind} with several outputs has no place in a plan"
     return ""
+
+
+def _sums_between_float(graph: PlanGraph, settings: PtqSettings) -> list[PlanOp]:
+    """The residual sums of a transformer: normalizations read them, and the next sums.
+
+    In int8 each would round the whole signal once more, only to be turned back into float32.
+    """
+    found: dict[str, PlanOp] = {}
+    for op in reversed(graph.ops):
+        readers = graph.consumers(op.output)
+        if op.kind not in ("Add", "Sub") or op.output in graph.outputs or op.name in settings.precision_of:
+            continue
+        if readers and all(r.name in found or r.kind not in QUANTIZABLE for r in readers):
+            found[op.name] = op
+    return list(found.values())
 
 
 def _idle_moves(graph: PlanGraph, decisions: Mapping[str, Decision]) -> Iterator[PlanOp]:

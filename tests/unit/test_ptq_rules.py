@@ -92,6 +92,30 @@ def test_what_no_runtime_computes_in_integers_stays_float_with_a_reason():
     assert {name for group in decided.groups for name in group.tensors} == {"image", "first", "log", "head"}
 
 
+def residuals(*, last_norm: bool) -> PlanGraph:
+    """A convolution's signal, and twice the sum of it and what another makes of its normalization: a transformer."""
+    g = Floats()
+    x = g.weighted("Conv", "image", "stem", (4, 3, 1, 1))
+    scale = g.constant("scale", np.ones(8, np.float32))
+    for block in ("one", "two"):
+        normal = g.node("LayerNormalization", [x, scale], f"{block}_norm")
+        x = g.node("Add", [x, g.weighted("Conv", normal, f"{block}_conv", (4, 4, 1, 1))], f"{block}_sum")
+    if last_norm:
+        x = g.node("LayerNormalization", [x, scale], "last_norm")
+    return g.graph(g.weighted("Conv", x, "head", (2, 4, 1, 1)), ("N", 3, 8, 8))
+
+
+@pytest.mark.parametrize(("last_norm", "sums"), [(True, {"one_sum", "two_sum"}), (False, set())])
+def test_sums_that_only_normalizations_and_such_sums_read_stay_float(last_norm: bool, sums: set[str]):
+    """Without a last normalization the head reads the second sum in int8, and that one the first."""
+    decided = decide(residuals(last_norm=last_norm), PtqSettings())
+    reason = "only float32 ops read the sum"
+    assert {name for name, op in decided.ops.items() if op.reason == reason} == sums
+    tensors = {name for group in decided.groups for name in group.tensors}
+    assert tensors.isdisjoint(sums)
+    assert {"stem", "one_conv", "two_conv"} <= tensors
+
+
 def test_a_lookup_in_a_table_stays_float():
     from onnx import TensorProto, helper, numpy_helper
 
