@@ -1,0 +1,3 @@
+"""FAKE cuda.bindings, see `runtime`."""
+
+__version__ = "fake"
