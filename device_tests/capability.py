@@ -32,6 +32,18 @@ class Clock:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuClock:
+    """One clock of the GPU: the limits now, and what it runs at."""
+
+    name: str
+    path: str
+    governor: str | None
+    min_khz: int | None
+    max_khz: int | None
+    current_khz: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClockLock:
     """Whether the clocks could be held still for a measurement. The probe itself never changes them.
 
@@ -135,6 +147,7 @@ class CapabilityRecord:
     uptime_s: float | None
     clock_off_s: float
     emulated: bool
+    gpu_clocks: tuple[GpuClock, ...] = ()
 
     @property
     def wheel_place(self) -> wheels.Place:

@@ -26,7 +26,7 @@ _THROTTLED_SINCE_BOOT = 0xF0000
 
 def environment(told: Mapping[str, Any]) -> Environment:
     """The agent's snapshot as a record."""
-    return Environment(**told)
+    return Environment(**dict(told, throttling=tuple(told.get("throttling", ()))))
 
 
 def board_info(told: Mapping[str, Any], agent_sha256: str) -> BoardInfo:
@@ -98,7 +98,18 @@ def _throttled(before: Environment, after: Environment) -> str:
         return f"the board throttled while measuring (get_throttled {before.throttled} -> {after.throttled})"
     if len(bits) == 2 and bits[1] & ~bits[0] & _THROTTLED_SINCE_BOOT:
         return f"the board throttled between the windows (get_throttled {before.throttled} -> {after.throttled})"
-    return ""
+    if held := sorted({*before.throttling, *after.throttling}):
+        return f"the board held its clocks down because of heat while measuring ({', '.join(held)})"
+    return _over_current(before, after)
+
+
+def _over_current(before: Environment, after: Environment) -> str:
+    """Not oc3, momentary current: a Jetson in its fastest mode counts it all the while, a few a second."""
+    if before.over_current is None or after.over_current is None:
+        return ""
+    new = {name: after.over_current.get(name, 0) - before.over_current.get(name, 0) for name in ("oc1", "oc2")}
+    grown = [f"{name} +{count}" for name, count in new.items() if count > 0]
+    return f"the board's power supply was not enough while measuring ({', '.join(grown)})" if grown else ""
 
 
 def _busy(before: Environment, board: BoardInfo) -> str:

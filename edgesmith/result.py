@@ -101,6 +101,10 @@ class EnvironmentRecord(Record):
     temperature_c: float | None
     throttled: str | None
     memory_available_bytes: int | None
+    throttling: tuple[str, ...] = Field(default=(), description="What held clocks down because of heat just then.")
+    over_current: dict[str, int] | None = Field(default=None, description="Events since the board started; a Jetson's.")
+    gpu_clock_khz: int | None = None
+    power_mode: str | None = Field(default=None, description="Of a Jetson, by nvpmodel's name.")
 
 
 class BoardRecord(Record):

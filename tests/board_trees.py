@@ -113,15 +113,37 @@ class Tree:
         folder = f"/sys/class/thermal/thermal_zone{number}"
         return self.write(f"{folder}/type", kind + "\n").write(f"{folder}/temp", f"{millidegrees}\n")
 
+    def cooling(self, number: int, kind: str, state: int, most: int = 3) -> Tree:
+        """What the kernel can do against heat."""
+        folder = f"/sys/class/thermal/cooling_device{number}"
+        self.write(f"{folder}/type", kind + "\n").write(f"{folder}/cur_state", f"{state}\n")
+        return self.write(f"{folder}/max_state", f"{most}\n")
+
+    def over_current(self, number: int, *counts: int) -> Tree:
+        """Counts of over-current events, oc1 first."""
+        folder = f"/sys/class/hwmon/hwmon{number}"
+        self.write(f"{folder}/name", "soctherm_oc\n")
+        for event, count in enumerate(counts, start=1):
+            self.write(f"{folder}/oc{event}_event_cnt", f"{count}\n").write(f"{folder}/oc{event}_throt_en", "1\n")
+        return self
+
+    def gpu(self, name: str, low_khz: int, high_khz: int, now_khz: int, governor: str = "nvhost_podgov") -> Tree:
+        """A clock of the GPU, in hertz as devfreq tells it."""
+        folder = f"/sys/class/devfreq/{name}"
+        for file, khz in (("min_freq", low_khz), ("max_freq", high_khz), ("cur_freq", now_khz)):
+            self.write(f"{folder}/{file}", f"{khz * 1000}\n")
+        return self.write(f"{folder}/governor", governor + "\n")
+
     def ina3221(self, number: int, *labels: str) -> Tree:
-        """A power monitor as JetPack 5 and later show it."""
+        """A power monitor as JetPack 5 and later show it: 5 V, 0.4 A on every channel."""
         folder = f"/sys/class/hwmon/hwmon{number}"
         self.write(f"{folder}/name", "ina3221\n")
         for channel, label in enumerate(labels, start=1):
             self.write(f"{folder}/in{channel}_label", label + "\n").write(f"{folder}/in{channel}_input", "5000\n")
             self.write(f"{folder}/curr{channel}_input", "400\n")
-        self.write(f"{folder}/in7_label", "sum of shunt voltages\n")
-        return self.write(f"{folder}/curr7_input", "1200\n")
+            self.write(f"{folder}/in{channel + 3}_input", "400\n")
+        self.write(f"{folder}/in7_label", "sum of shunt voltages\n").write(f"{folder}/in7_input", "1200\n")
+        return self.write(f"{folder}/curr4_input", "1200\n").write(f"{folder}/update_interval", "2\n")
 
     def ina3221_iio(self, number: int, *labels: str) -> Tree:
         """The same monitor as JetPack 4 shows it."""
@@ -172,7 +194,7 @@ def raspberry_pi(top: Path, kind: str, codename: str = "bookworm", *, armv7: boo
 
 
 def jetson(top: Path, kind: str) -> Tree:
-    """A Jetson: kind "nano", "xavier-nx", "orin-nano", "orin-nano-jetpack7" or "thor"."""
+    """A Jetson: kind "nano", "xavier-nx", "agx-xavier", "agx-orin", "orin-nano", "orin-nano-jetpack7" or "thor"."""
     tree = Tree(top)
     if kind == "nano":
         tree.board("NVIDIA Jetson Nano Developer Kit", "nvidia,p3449-0000-b00+p3448-0000-b00", "nvidia,tegra210")
@@ -180,6 +202,7 @@ def jetson(top: Path, kind: str) -> Tree:
         tree.clock(0, "0 1 2 3", "schedutil", 102000, 1479000, 102000)
         tree.zone(0, "AO-therm", 41000).zone(1, "CPU-therm", 32500).zone(2, "PMIC-Die", 100000)
         tree.ina3221_iio(0, "POM_5V_IN", "POM_5V_GPU", "POM_5V_CPU").nvpmodel(1, "MAXN", "5W")
+        tree.gpu("57000000.gpu", 76800, 640000, 76800).cooling(0, "pwm-fan", 2).cooling(1, "gpu-balanced", 0)
         tree.write("/usr/local/cuda/version.txt", "CUDA Version 10.2.300\n").tool("jetson_clocks", "exit 1")
         return tree.packages(libnvinfer8="8.2.1-1+cuda10.2", libcudnn8="8.2.1.32-1+cuda10.2")
     if kind == "xavier-nx":
@@ -189,12 +212,24 @@ def jetson(top: Path, kind: str) -> Tree:
             tree.clock(first, f"{first} {first + 1}", "schedutil", 115200, 1907200, 1190400)
         tree.zone(0, "CPU-therm", 40500).zone(1, "GPU-therm", 39000).ina3221(0, "VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC")
         tree.nvpmodel(2, "MODE_15W_2CORE", "MODE_15W_4CORE", "MODE_15W_6CORE")
+        tree.gpu("17000000.gv11b", 114750, 1109250, 114750).cooling(0, "pwm-fan", 1).cooling(1, "CPU-balanced", 0)
         return tree.packages(
             nvidia_l4t_core="35.4.1-20230801124926",
             libnvinfer8="8.5.2-1+cuda11.4",
             cuda_cudart_11_4="11.4.298-1",
             nvidia_jetpack="5.1.2-b104",
         )
+    if kind == "agx-xavier":
+        tree.board("Jetson-AGX", "nvidia,p2972-0000", "nvidia,tegra194").system("bionic").processor("nvidia-carmel", 8)
+        tree.memory(31919, 15959).l4t(32, "7.4").clock(0, "0 1 2 3 4 5 6 7", "schedutil", 115200, 2265600, 1190400)
+        tree.ina3221_iio(0, "GPU", "CPU", "SOC").ina3221_iio(1, "CV", "VDDRQ", "SYS5V")
+        return tree.gpu("17000000.gv11b", 114750, 1377000, 1377000).nvpmodel(0, "MAXN", "MODE_10W")
+    if kind == "agx-orin":
+        tree.board("NVIDIA Jetson AGX Orin Developer Kit", "nvidia,p3737-0000+p3701-0005", "nvidia,tegra234")
+        tree.system("jammy").processor("cortex-a78ae", 12).memory(62841, 31420).l4t(36, "4.4")
+        tree.clock(0, "0 1 2 3 4 5 6 7 8 9 10 11", "schedutil", 115200, 2201600, 729600)
+        tree.ina3221(3, "VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0").ina3221(4, "NC", "VDDQ_VDD2_1V8AO", "NC")
+        return tree.gpu("17000000.gpu", 306000, 1300500, 306000).nvpmodel(0, "MAXN", "MODE_15W")
     if kind.startswith("orin-nano"):
         seven = kind.endswith("7")
         tree.board(
@@ -209,7 +244,8 @@ def jetson(top: Path, kind: str) -> Tree:
         tree.clock(4, "4 5", "schedutil", 115200, 1728000, 729600)
         tree.zone(0, "cpu-thermal", 46125).zone(1, "gpu-thermal", 46500).zone(10, "tj-thermal", 46500)
         tree.zone(2, "cv0-thermal", -256000).ina3221(1, "VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC")
-        tree.nvpmodel(2, "15W", "25W", "MAXN_SUPER", "7W")
+        tree.nvpmodel(2, "15W", "25W", "MAXN_SUPER", "7W").gpu("17000000.gpu", 306000, 1020000, 306000)
+        tree.over_current(3, 0, 15, 37).cooling(0, "pwm-fan", 2).cooling(1, "cpu-throttle-alert", 0, 2)
         tree.write("/usr/local/cuda/version.json", '{"cuda": {"name": "CUDA SDK", "version": "12.6.68"}}')
         return tree.packages(libnvinfer10="10.3.0.30-1+cuda12.5", libcudnn9_cuda_12="9.3.0.75-1")
     tree.board("NVIDIA Jetson AGX Thor Developer Kit", "nvidia,p4071-0000+p3834-0008", "nvidia,tegra264")
@@ -217,7 +253,8 @@ def jetson(top: Path, kind: str) -> Tree:
     tree.clock(0, "0 1 2 3 4 5 6 7 8 9 10 11 12 13", "schedutil", 54000, 2601000, 2601000)
     tree.zone(0, "cpu-thermal", 58250).zone(1, "tj-thermal", 66625).nvpmodel(1, "MAXN", "120W")
     tree.write("/sys/class/hwmon/hwmon3/name", "ina238\n").write("/sys/class/hwmon/hwmon3/power1_input", "124486000\n")
-    tree.write("/sys/class/hwmon/hwmon3/in1_label", "VIN\n")
+    tree.gpu("gpu-gpc-0", 314000, 1575000, 314000).gpu("gpu-nvd-0", 314000, 1692000, 314000)
+    tree.cooling(7, "pwm-fan", 1).cooling(8, "cpu-throttle-alert", 0, 2).cooling(12, "devfreq-gpu-gpc-0", 0, 169)
     tree.ina3221(2, "VDD_GPU", "NC", "VIN_SYS_5V0").write("/usr/src/tensorrt/bin/trtexec", "")
     return tree.write("/usr/lib/aarch64-linux-gnu/libnvinfer.so.10.13.3", "").write(
         "/usr/lib/aarch64-linux-gnu/libnvinfer.so.10", ""

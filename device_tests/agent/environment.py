@@ -7,7 +7,9 @@ import sys
 import sysconfig
 from datetime import datetime, timezone
 
+from device_tests.agent import power_modes
 from device_tests.agent.reading import Root
+from device_tests.agent.sensors import devfreq, thermal
 
 _CPU_ZONES = ("cpu", "soc", "pkg")
 _FIRMWARE_THROTTLED = "/sys/devices/platform/soc/soc:firmware/get_throttled"
@@ -41,6 +43,10 @@ def snapshot():
         "clock_khz": root.number("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"),
         "temperature_c": temperature_c(root),
         "throttled": throttled(root),
+        "throttling": thermal.throttling(root),
+        "over_current": thermal.over_current(root),
+        "gpu_clock_khz": devfreq.gpu_clock_khz(root),
+        "power_mode": power_modes.current(root),
         "memory_available_bytes": meminfo(root, "MemAvailable"),
     }
 
@@ -75,21 +81,10 @@ def cpu_features(root):
 def temperature_c(root):
     """Celsius of the processor: the hottest zone named after it, else the hottest zone; None without a zone."""
     named, others = [], []
-    for zone in temperatures(root):
+    for zone in thermal.temperatures(root):
         if zone["celsius"] is not None:
             (named if any(word in zone["type"].lower() for word in _CPU_ZONES) else others).append(zone["celsius"])
     return max(named or others) if named or others else None
-
-
-def temperatures(root):
-    """Every thermal zone: {"type", "celsius"}, in order. A zone without a believable value has None."""
-    found = []
-    for zone in root.glob("/sys/class/thermal/thermal_zone*"):
-        value, kind = root.number(zone + "/temp"), root.text(zone + "/type") or os.path.basename(zone)
-        # A Jetson's PMIC-Die is a constant 100 C, and a sensor that is off reads below zero.
-        believable = value is not None and value > 0 and "pmic" not in kind.lower()
-        found.append({"type": kind, "celsius": value / 1000.0 if believable else None})
-    return found
 
 
 def throttled(root):

@@ -4,15 +4,15 @@ import importlib.util
 import json
 import re
 
+from device_tests.agent import power_modes
+
 _PACKAGES = ("nvidia-jetpack", "nvidia-l4t-core", "libnvinfer[0-9]*", "libcudnn[0-9]*", "cuda-cudart-[0-9]*")
 _RELEASE = re.compile(r"R(\d+) \(release\), REVISION: ([\d.]+)")
-_NVPMODEL = "/etc/nvpmodel.conf"
 
 
 def nvidia(root):
     """The record's keys about L4T, JetPack, TensorRT, CUDA, cuDNN and nvpmodel."""
     packages = _packages(root)
-    modes = _power_modes(root)
     return {
         "l4t": _l4t(root, packages),
         "jetpack_package": _version(packages, "nvidia-jetpack"),
@@ -21,8 +21,8 @@ def nvidia(root):
         "trtexec": root.exists("/usr/src/tensorrt/bin/trtexec") or root.tool("trtexec") is not None,
         "cuda": _cuda(root) or _version(packages, r"cuda-cudart-\d.*"),
         "cudnn": _version(packages, r"libcudnn\d+(-cuda-\d+)?") or _library(root, "libcudnn.so"),
-        "power_mode": _power_mode(root, modes),
-        "power_modes": list(modes.values()),
+        "power_mode": power_modes.current(root),
+        "power_modes": list(power_modes.modes(root).values()),
     }
 
 
@@ -58,18 +58,3 @@ def _cuda(root):
     except (KeyError, TypeError, ValueError):
         found = re.search(r"CUDA Version ([\d.]+)", root.text("/usr/local/cuda/version.txt") or "")
         return found.group(1) if found else None
-
-
-def _power_modes(root):
-    """Number -> name. Numbers differ between JetPacks: only names mean something."""
-    lines = re.findall(r"^\s*<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)", root.text(_NVPMODEL) or "", re.MULTILINE)
-    return {int(number): name for number, name in lines}
-
-
-def _power_mode(root, modes):
-    """The mode's name. The files need neither root nor NVIDIA's tool."""
-    status = re.search(r"pmode:(\d+)", root.text("/var/lib/nvpmodel/status") or "")
-    if status and int(status.group(1)) in modes:
-        return modes[int(status.group(1))]
-    told = re.search(r"NV Power Mode: *(\S+)", root.command("nvpmodel", "-q") or "")
-    return told.group(1) if told else None

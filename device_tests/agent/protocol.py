@@ -72,9 +72,10 @@ class Lines:
         self._thread.start()
 
     def _read(self):
-        for line in self._stream:
-            if self._taken is None or not self._taken(line):
-                self._queue.put(line)
+        with self._stream:
+            for line in self._stream:
+                if self._taken is None or not self._taken(line):
+                    self._queue.put(line)
         self._queue.put(None)
         if self._at_end is not None:
             self._at_end()

@@ -1,13 +1,12 @@
 """What a board lets us see and hold still: clocks, temperatures, power rails. None of it is ever changed."""
 
-import os
 import re
 
 from device_tests.agent import environment
+from device_tests.agent.sensors import devfreq, rails, thermal
 
 _POLICIES = "/sys/devices/system/cpu/cpufreq/policy*"
 _FIRST_CPU = "/sys/devices/system/cpu/cpu0/cpufreq"
-_MONITORS = ("ina3221", "ina238", "ina226", "ina219", "ina2xx")
 
 
 def sensors(root):
@@ -16,8 +15,9 @@ def sensors(root):
     return {
         "clocks": clocks,
         "clock_lock": _clock_lock(root, clocks),
-        "temperatures": environment.temperatures(root),
-        "rails": _hwmon_rails(root) + _iio_rails(root) + _pmic_rails(root) + _rapl_rails(root),
+        "gpu_clocks": devfreq.gpus(root),
+        "temperatures": thermal.temperatures(root),
+        "rails": _ina_rails(root) + _pmic_rails(root) + _rapl_rails(root),
         "throttled": environment.throttled(root),
     }
 
@@ -59,33 +59,12 @@ def _lock(how, reason=""):
     return {"possible": bool(how), "how": how, "reason": reason}
 
 
-def _hwmon_rails(root):
-    """INA monitors as the kernel's hwmon shows them: JetPack 5 and later, and many other boards."""
-    found = []
-    for folder in root.glob("/sys/class/hwmon/hwmon*"):
-        name = root.text(folder + "/name") or ""
-        if not name.startswith(_MONITORS):
-            continue
-        # The INA238 measures power itself; the INA3221 gives a voltage and a current for each labelled channel.
-        if root.exists(folder + "/power1_input"):
-            found.append(_rail(root, name, root.text(folder + "/in1_label") or name, folder + "/power1_input"))
-            continue
-        for current in root.glob(folder + "/curr[0-9]_input"):
-            channel = current[len(folder + "/curr") : -len("_input")]
-            label = root.text("%s/in%s_label" % (folder, channel)) or "channel %s" % channel
-            # "NC" is not connected; channel 7 is the sum of the shunt voltages.
-            if label != "NC" and "sum of shunt" not in label:
-                found.append(_rail(root, name, label, current))
-    return found
-
-
-def _iio_rails(root):
-    """INA monitors as JetPack 4 shows them."""
-    found = []
-    for label in root.glob("/sys/bus/iio/devices/iio:device*/rail_name_[0-9]"):
-        folder, number = os.path.split(label)[0], label[-1]
-        found.append(_rail(root, "ina3221x", root.text(label), "%s/in_power%s_input" % (folder, number)))
-    return [rail for rail in found if rail["name"] not in (None, "NC")]
+def _ina_rails(root):
+    """Those of INA monitors: Jetsons, and many other boards."""
+    return [
+        {"source": rail.source, "name": rail.name, "path": rail.path, "readable": rail.mw(root) is not None}
+        for rail in rails.find(root)
+    ]
 
 
 def _pmic_rails(root):
@@ -98,8 +77,10 @@ def _pmic_rails(root):
 def _rapl_rails(root):
     """An x86 processor's own energy counters."""
     zones = root.glob("/sys/class/powercap/intel-rapl:[0-9]")
-    return [_rail(root, "rapl", root.text(zone + "/name") or "package", zone + "/energy_uj") for zone in zones]
+    return [_rapl_rail(root, zone) for zone in zones]
 
 
-def _rail(root, source, name, path):
-    return {"source": source, "name": name, "path": path, "readable": root.text(path) is not None}
+def _rapl_rail(root, zone):
+    path = zone + "/energy_uj"
+    name = root.text(zone + "/name") or "package"
+    return {"source": "rapl", "name": name, "path": path, "readable": root.text(path) is not None}

@@ -136,7 +136,14 @@ class RecoveryStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """The board's state at one moment. None: the board has no such sensor, or it could not be read."""
+    """The board's state at one moment. None: the board has no such sensor, or it could not be read.
+
+    Attributes:
+        throttled: a Raspberry Pi firmware's bits.
+        throttling: what holds clocks down because of heat just now, as the kernel names it; empty where nothing does.
+        over_current: events since the board started, by the hardware's name of them; of a Jetson.
+        power_mode: of a Jetson, by nvpmodel's name.
+    """
 
     taken_at: str
     load_1m: float | None
@@ -145,6 +152,10 @@ class Environment:
     temperature_c: float | None
     throttled: str | None
     memory_available_bytes: int | None
+    throttling: tuple[str, ...] = ()
+    over_current: Mapping[str, int] | None = None
+    gpu_clock_khz: int | None = None
+    power_mode: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
