@@ -36,12 +36,23 @@ class Child:
     def probe(self, params, _deadline, _event):
         """Imports one runtime. Result: package -> version, and numpy's version."""
         try:
-            import numpy as np
-
+            # First: most boards lack a runtime or two, and numpy takes a second to import on a small one.
             found = runners.load(params["runner"]).probe()
+            import numpy as np
         except ImportError as error:
             raise Refusal("runtime-missing", str(error)) from None
         return {"packages": found, "numpy": np.__version__}
+
+    def build(self, params, deadline, event):
+        """Builds what a runtime makes of an artifact on the board itself. Result: the runner's record of it."""
+        module = runners.load(params["runner"])
+        if not hasattr(module, "build"):
+            raise Refusal("not-built", "%s runs an artifact as it is: nothing is built for it" % params["runner"])
+        try:
+            how = params.get("how", {})
+            return module.build(params["path"], params["options"], params["folder"], event, deadline=deadline, **how)
+        except ImportError as error:
+            raise Refusal("runtime-missing", str(error)) from None
 
     def load(self, params, _deadline, _event):
         """Reads the artifact and the samples. Result: what the runtime says about them."""
@@ -82,6 +93,21 @@ class Child:
             )
         self._runs += len(rewarm) + len(samples)
         return {"rewarm_ns": rewarm, "ns": samples}
+
+    def parts(self, params, _deadline, _event):
+        """Runs anew and takes a run apart, where the runner can. Result: nanoseconds in, of computing, and out."""
+        if not hasattr(self._runner, "parts"):
+            raise Refusal("no-parts", "%s does not tell the parts of a run" % self._runner.name)
+        samples = self._timed or self._samples.timed(self._runner.inputs)
+        taken = [self._runner.parts(samples[index % len(samples)]) for index in range(params["runs"])]
+        names = ("in_ns", "compute_ns", "out_ns")
+        return {name: [round(run[place] * 1e6) for run in taken] for place, name in enumerate(names)}
+
+    def layers(self, params, _deadline, _event):
+        """Mean time of each layer, where the runner can tell. Result: its rows. What runs afterwards is slower."""
+        if not hasattr(self._runner, "layers"):
+            raise Refusal("no-layers", "%s does not tell of its layers" % self._runner.name)
+        return {"layers": self._runner.layers(self._samples.prepared(0, self._runner.inputs), params["runs"])}
 
     def peak_rss(self, _params, _deadline, _event):
         """The most memory this process ever had resident: interpreter, numpy, runtime and model together."""
@@ -132,9 +158,12 @@ def main():
     child = Child()
     methods = {
         "probe": child.probe,
+        "build": child.build,
         "load": child.load,
         "warm_up": child.warm_up,
         "window": child.window,
+        "parts": child.parts,
+        "layers": child.layers,
         "peak_rss": child.peak_rss,
         "outputs": child.outputs,
     }

@@ -2,7 +2,7 @@
 
 import os
 
-from device_tests.agent import echo, environment, measuring, probing, releasing, runtimes
+from device_tests.agent import compiling, echo, environment, measuring, probing, releasing, runtimes
 from device_tests.agent.leasing import Leasing
 from device_tests.agent.protocol import PROTOCOL, Deadline, Refusal
 from device_tests.agent.work import Folders
@@ -34,6 +34,7 @@ class Agent:
         found.update(echo.methods(self))
         found.update(probing.methods(self))
         found.update(releasing.methods(self))
+        found.update(compiling.methods(self))
         found.update(self.leasing.methods())
         return {name: self._under_lease(function) for name, function in found.items()}
 

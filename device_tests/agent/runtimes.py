@@ -3,8 +3,12 @@
 from device_tests.agent import runners
 from device_tests.agent.protocol import Deadline, Refusal
 from device_tests.agent.supervisor import Child
+from device_tests.agent.tensorrt import missing
 
 PROBE_S = 60
+
+# Runner -> what tells at once why it cannot be there. Most boards are no Jetsons, and a process takes them a while.
+_CHEAPLY = {"tensorrt": missing.binding}
 
 _FOUND = {}
 
@@ -19,6 +23,10 @@ def importable(deadline):
 def _try(deadline):
     found = {"runners": [], "runtimes": {}, "missing": {}, "numpy": None}
     for name in runners.names():
+        why = _CHEAPLY[name]() if name in _CHEAPLY else None
+        if why is not None:
+            found["missing"][name] = why
+            continue
         with Child() as child:
             try:
                 probed = child.call("probe", {"runner": name}, Deadline(min(PROBE_S, deadline.remaining_s)))

@@ -3,6 +3,7 @@
 <workdir>/agent/agent-<sha256>.zip
 <workdir>/incoming/          uploads that nobody has verified yet; see `incoming`
 <workdir>/blobs/<sha256>     verified; kept, so that nothing is sent twice
+<workdir>/engines/<key>/     built here from blobs, for this board alone; see `tensorrt.engines`
 <workdir>/work/<pid>-<n>/    of one running agent
 """
 
@@ -26,12 +27,14 @@ class Folders:
 
     Attributes:
         root: the workdir.
+        engines: where what is built on this board is kept; it need not be there yet.
         incoming: uploads that nobody has verified yet.
         work: of this agent alone; goes with it.
     """
 
     def __init__(self, workdir):
         self.root = os.path.abspath(workdir)
+        self.engines = os.path.join(self.root, "engines")
         self._blobs = os.path.join(self.root, "blobs")
         for name in ("blobs", "work"):
             os.makedirs(os.path.join(self.root, name), exist_ok=True)

@@ -185,7 +185,7 @@ def test_a_runtime_that_is_missing_names_the_package_and_the_command(tmp_path: P
 def test_an_unknown_format_is_refused_by_the_agent(tmp_path: Path):
     (found,) = measured(tmp_path, build_agent(), artifact("dense.tflite", "abacus"))
     assert isinstance(found, BoardError)
-    assert "no runner 'abacus'; there are onnxruntime, tflite" in found.what
+    assert "no runner 'abacus'; there are onnxruntime, tensorrt, tflite" in found.what
 
 
 def test_samples_that_do_not_fit_are_refused(tmp_path: Path):

@@ -222,7 +222,7 @@ def test_the_agent_answers_with_every_key_of_the_record(tmp_path: Path, python: 
     found = answer["result"]
     assert {field.name for field in fields(CapabilityRecord)} - {"device", "clock_off_s"} <= set(found)
     assert found["executable"] == python
-    assert set(found["runners"]) | set(found["missing"]) == {"onnxruntime", "tflite"}
+    assert set(found["runners"]) | set(found["missing"]) == {"onnxruntime", "tensorrt", "tflite"}
 
 
 def test_the_runtimes_are_tried_once_in_an_agents_life(monkeypatch: pytest.MonkeyPatch):

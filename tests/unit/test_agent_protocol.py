@@ -74,7 +74,7 @@ def test_hello_under_every_python_that_is_here(start: Callable[..., Raw], python
     assert told["protocol"] == PROTOCOL
     assert told["cores"] >= 1
     assert told["pid"] == agent.process.pid
-    assert set(told["runners"]) | set(told["missing"]) == {"onnxruntime", "tflite"}
+    assert set(told["runners"]) | set(told["missing"]) == {"onnxruntime", "tensorrt", "tflite"}
     if not told["runners"]:
         assert "No module named" in told["missing"]["tflite"]
 

@@ -39,8 +39,8 @@ def test_an_int8_model_says_its_scales_and_gives_raw_integers():
 
 
 def test_runners_are_found_by_file_name():
-    assert runners.names() == ["onnxruntime", "tflite"]
-    with pytest.raises(Refusal, match="no runner 'abacus'; there are onnxruntime, tflite"):
+    assert runners.names() == ["onnxruntime", "tensorrt", "tflite"]
+    with pytest.raises(Refusal, match="no runner 'abacus'; there are onnxruntime, tensorrt, tflite"):
         runners.load("abacus")
 
 

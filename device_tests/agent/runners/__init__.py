@@ -1,4 +1,8 @@
-"""One file per runtime; its name is the key. Each has `PACKAGES`, `probe()` and `Runner(path, threads, options)`."""
+"""One file per runtime; its name is the key. Each has `PACKAGES`, `probe()` and `Runner(path, threads, options)`.
+
+One whose artifacts are finished on the board has `build(path, options, folder, event, ...)`, too, and its runner may
+have `parts(sample)` and `layers(sample, runs)`; see `child`.
+"""
 
 import collections
 import importlib

@@ -1,0 +1,119 @@
+"""What is made of an artifact on the board itself: built in a child, listed, looked into, and removed."""
+
+from device_tests.agent.protocol import Deadline, Refusal
+from device_tests.agent.supervisor import Child
+from device_tests.agent.tensorrt.engines import Engines
+
+KILLED = "SIGKILL"
+
+
+def methods(agent):
+    """Name -> function(params, deadline, event), for `Agent.methods`."""
+    compiling = Compiling(agent)
+    return {
+        "build": compiling.build,
+        "profile": compiling.profile,
+        "engines": compiling.engines,
+        "engines_remove": compiling.remove,
+    }
+
+
+class Compiling:
+    """The methods."""
+
+    def __init__(self, agent, start=Child):
+        """`start`: makes the child, see `supervisor.Child`."""
+        self._agent = agent
+        self._start = start
+
+    def build(self, params, deadline, event):
+        """Builds the engine of an artifact, or finds it; a build takes minutes.
+
+        Where the kernel ends the build for want of memory, it is tried once more with the plan for boards that are
+        short of it.
+
+        Params:
+            artifact: {"sha256", "runner"}.
+            options: of the runner; "timing_cache_sha256" names an upload.
+            rebuild: even where there is one.
+
+        Returns:
+            The runner's record; for TensorRT see `tensorrt.building.build`.
+        """
+        folders, asked, options = self._folders(), params["artifact"], dict(params.get("options") or {})
+        given = options.pop("timing_cache_sha256", None)
+        how = {"rebuild": bool(params.get("rebuild"))}
+        if given is not None:
+            how["timing_cache"] = folders.blob(given)
+        call = {
+            "runner": asked["runner"],
+            "path": folders.blob(asked["sha256"]),
+            "options": dict(options, onnx_sha256=asked["sha256"]),
+            "folder": folders.engines,
+            "how": how,
+        }
+        # A little earlier than ours, so that the child's end is still an answer.
+        inner = Deadline(deadline.remaining_s * 0.95)
+        try:
+            return self._built(call, inner, event)
+        except Refusal as refusal:
+            if refusal.facts.get("signal") != KILLED:
+                raise
+        try:
+            return self._built(dict(call, how=dict(how, low_memory=True)), inner, event)
+        except Refusal as refusal:
+            if refusal.facts.get("signal") != KILLED:
+                raise
+            told = "the build was killed twice, as the kernel does without memory: add swap, or end what runs beside it"
+            raise Refusal("not-enough-memory", told, **refusal.facts) from None
+
+    def profile(self, params, deadline, _event):
+        """Takes runs of a built artifact apart.
+
+        Params:
+            artifact: {"sha256", "runner", "options"}.
+            inputs: as in `measure`.
+            runs: of each kind.
+
+        Returns:
+            {"runner", "parts": {"in_ns", "compute_ns", "out_ns"}, "layers": rows}.
+        """
+        folders, asked, runs = self._folders(), params["artifact"], params["runs"]
+        inner = Deadline(deadline.remaining_s * 0.95)
+        load = {
+            "runner": asked["runner"],
+            "path": folders.blob(asked["sha256"]),
+            "threads": 1,
+            "options": asked.get("options", {}),
+            "inputs": folders.blob(params["inputs"]["sha256"]),
+            "inputs_dtype": params["inputs"]["dtype"],
+        }
+        with self._start() as child:
+            loaded = child.call("load", load, inner)
+            child.call("warm_up", {"max_s": params.get("warmup_max_seconds", 5.0)}, inner)
+            parts = child.call("parts", {"runs": runs}, inner)
+            layers = child.call("layers", {"runs": runs}, inner)["layers"]
+        return {"runner": loaded["name"], "parts": parts, "layers": layers}
+
+    def engines(self, params, _deadline, _event):
+        """All engines here, see `Engines.listed`. Params: tensorrt: the version here, None where not known."""
+        found = Engines(self._folders().engines).listed(params.get("tensorrt"))
+        return {"engines": found, "size_bytes": sum(one["size_bytes"] for one in found)}
+
+    def remove(self, params, _deadline, _event):
+        """Removes the engines of `keys`; the result says how many bytes are free now."""
+        engines = Engines(self._folders().engines)
+        return {"freed_bytes": sum(engines.remove(key) for key in params["keys"])}
+
+    def _built(self, call, deadline, event):
+        with self._start() as child:
+            return child.call("build", call, deadline, lambda told: event(**_forwarded(told)))
+
+    def _folders(self):
+        if self._agent.folders is None:
+            raise Refusal("bad-request", "say hello first: it names the workdir")
+        return self._agent.folders
+
+
+def _forwarded(told):
+    return {name: value for name, value in told.items() if name != "id"}

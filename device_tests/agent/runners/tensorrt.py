@@ -1,0 +1,147 @@
+"""Engines of TensorRT, built on this board from the ONNX file that the artifact is. See `device_tests.agent.tensorrt`.
+
+numpy and TensorRT are imported as they are needed: every board is asked at the start whether it has this runtime, and
+most have not.
+"""
+
+import os
+
+from device_tests.agent.protocol import Refusal
+from device_tests.agent.runners import Input
+
+PACKAGES = ("tensorrt",)
+
+
+def probe():
+    """Package -> version: of TensorRT, and of the CUDA that it is used with.
+
+    Raises:
+        ImportError: it is not there, in words.
+        Refusal: "no-gpu".
+    """
+    from device_tests.agent.tensorrt import missing, opening
+
+    why = missing.binding()
+    if why is not None:
+        raise ImportError(why)
+    here = opening.opened()
+    with here.cuda:
+        return {PACKAGES[0]: here.version, "cuda": here.cuda.version()}
+
+
+def build(path, options, folder, event, **how):
+    """Builds the engine of an ONNX file; see `building.build`."""
+    from device_tests.agent.tensorrt import building
+
+    return building.build(path, options, folder, event, **how)
+
+
+class Runner:
+    """An engine that was built before, one sample at a time.
+
+    Attributes:
+        name: package, version and what else tells one way to run from another.
+        inputs: `Input` each, in the network's order; quantization is inside the engine.
+    """
+
+    def __init__(self, path, _threads, options=None):
+        """Finds the engine for the ONNX file at `path` and these options, and makes it ready.
+
+        Raises:
+            Refusal: "engine-missing", "engine-mismatch", "engine-damaged"; nothing was handed to TensorRT then.
+        """
+        from device_tests.agent.tensorrt import opening
+
+        options = dict(options or {})
+        self._nodes_of = path
+        self._execution = None
+        self._here = opening.opened(options.get("cuda") or "auto")
+        try:
+            self._load(path, options)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, path, options):
+        from device_tests.agent.tensorrt import api, engines, identity
+        from device_tests.agent.tensorrt.execution import Execution
+        from device_tests.agent.tensorrt.log import Log, logger
+
+        here = self._here
+        wanted = identity.identity(identity.onnx_sha256(path, options), here.version, here.compute, here.gpu)
+        store = engines.Engines(options.get("engines") or beside(path))
+        self.record = store.find(wanted)
+        content = store.read(self.record)
+        log = Log()
+        self._logger = logger(here.trt, log)
+        runtime = api.runtime_for(here.trt, self._logger, wanted["dla_core"], wanted["version_compatible"])
+        engine = runtime.deserialize_cuda_engine(content)
+        if engine is None:
+            raise Refusal("engine-refused", "TensorRT does not take the engine: %s" % log.last_errors())
+        names = [[tensor["name"] for tensor in self.record[kind]] for kind in ("inputs", "outputs")]
+        graph = bool(options.get("cuda_graph"))
+        self._execution = Execution(here.trt, engine, here.cuda, log, names[0], names[1], graph)
+        self.inputs = [_described(tensor) for tensor in self._execution.inputs]
+        self.name = _name(here, self.record, graph)
+
+    @property
+    def notes(self):
+        """What was asked for and is not done, and why."""
+        return self._execution.notes
+
+    @property
+    def output_quantization(self):
+        """None per output: quantization is inside the engine."""
+        return [None for _ in self._execution.outputs]
+
+    def __call__(self, sample):
+        """Runs one prepared sample, an array [1, ...] per input; returns its outputs."""
+        return self._execution.run(sample)
+
+    def parts(self, sample):
+        """Runs one sample; milliseconds on the GPU of (inputs to it, compute, outputs back)."""
+        self._execution.run(sample, marked=True)
+        return self._execution.parts()
+
+    def layers(self, sample, runs):
+        """What the engine's layers are and how long each takes, see `layers.rows`. For the end: it stays slow after."""
+        from device_tests.agent.tensorrt import layers, onnx_nodes
+
+        times = self._execution.layer_times(sample, runs)
+        text = layers.inspected(self._here.trt, self._execution.engine)
+        return layers.rows(text, onnx_nodes.read(self._nodes_of), times)
+
+    def close(self):
+        """Gives the GPU back."""
+        if self._execution is not None:
+            self._execution.close()
+            self._execution = None
+        self._here.cuda.close()
+
+
+def beside(path):
+    """The engines of the workdir that a blob lies in."""
+    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(path))), "engines")
+
+
+def _described(tensor):
+    shape = tensor.shape
+    if not shape or shape[0] not in (1, -1):
+        raise Refusal(
+            "model-refused",
+            "its batch size is fixed (input shape %s) and samples are measured one at a time: "
+            "export it with batch size 1 or a dynamic batch" % shape,
+        )
+    sizes = [size if size >= 0 else None for size in shape[1:]]
+    return Input(name=tensor.name, shape=sizes, dtype=tensor.dtype, quantization=None)
+
+
+def _name(here, record, graph):
+    # A stand-in for TensorRT says of itself that it is one.
+    fake = "FAKE " if hasattr(here.trt, "FAKE") else ""
+    told = "%stensorrt %s (CUDA %s by %s" % (fake, here.version, here.cuda.version(), here.cuda.name)
+    if record["identity"]["tensorrt"] != here.version:
+        told += ", engine of %s" % record["identity"]["tensorrt"]
+    if record["identity"]["dla_core"] is not None:
+        told += ", DLA core %d" % record["identity"]["dla_core"]
+    return told + (", CUDA graph" if graph else "") + ")"
