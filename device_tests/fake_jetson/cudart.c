@@ -312,7 +312,14 @@ done: \
 
 /* {{{ the device */
 
-cudaError_t cudaRuntimeGetVersion(int *version) { *version = FAKE_CUDA_VERSION; return OK; }
+cudaError_t cudaRuntimeGetVersion(int *version) {
+#if FAKE_CUDA_VERSION < 12000
+    /* Seen in 11.8's library. */
+    if (driver_version() / 1000 < FAKE_CUDA_VERSION / 1000) return told(INSUFFICIENT_DRIVER);
+#endif
+    *version = FAKE_CUDA_VERSION;
+    return OK;
+}
 
 cudaError_t cudaDriverGetVersion(int *version) { *version = driver_version(); return OK; }
 
@@ -685,6 +692,8 @@ cudaError_t fakeCudaEnqueueHost(void (*function)(void *), void *argument, void *
     queue(stream, op);
     EXIT;
 }
+
+int fakeCudaVersion(void) { return FAKE_CUDA_VERSION; }
 
 /* How many are not freed: of 'd'evice memory, 'h'ost memory, 's'treams, 'e'vents, 'g'raphs e'x'ecutable ones. */
 long fakeCudaLive(char kind) {

@@ -143,10 +143,10 @@ def _imported():
         from cuda.bindings import runtime
 
         return runtime, "cuda-bindings %s" % getattr(bindings, "__version__", "unknown")
-    except ImportError as first:
+    except Exception as first:
         try:
             import cuda
             from cuda import cudart
-        except ImportError:
-            raise CudaMissing(Runtime.name, str(first)) from None
+        except Exception:
+            raise CudaMissing(Runtime.name, "%s: %s" % (type(first).__name__, first)) from None
         return cudart, "cuda-python %s" % getattr(cuda, "__version__", "unknown")

@@ -41,7 +41,7 @@ class CudaRuntime:
         self._graphs, self._events, self._blocks, self._memory, self._streams = {}, {}, {}, {}, {}
 
     def version(self):
-        """CUDA as the provider was built for it: "12.6"."""
+        """CUDA as the provider was built for it: "12.6". Libraries of CUDA 11 tell it only where there is a driver."""
         return _dotted(self._version())
 
     def driver_version(self):
@@ -60,11 +60,10 @@ class CudaRuntime:
         except CudaError as error:
             if error.code != DRIVER_TOO_OLD:
                 raise
-            driver = self.driver_version()
-            found = "the driver speaks CUDA %s, %s needs %s" % (driver, self.name, self.version())
             # CUDA has one error for both, and calls a driver that is not there insufficient.
-            text = found if driver else "there is no NVIDIA driver here (%s)" % error.text
-            raise CudaError(error.call, error.code, text) from None
+            driver = self.driver_version()
+            found = "the driver speaks CUDA %s" % driver if driver else "there is no NVIDIA driver here"
+            raise CudaError(error.call, error.code, "%s (%s)" % (found, error.text)) from None
 
     def select(self, index=0, blocking_sync=True):
         """Takes a GPU; without this call the first one is taken when it is needed.

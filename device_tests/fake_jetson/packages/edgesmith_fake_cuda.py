@@ -35,4 +35,4 @@ def has(name):
 
 def versions():
     """(the library's, the driver's) as CUDA numbers them."""
-    return asks("cudaRuntimeGetVersion")[1], asks("cudaDriverGetVersion")[1]
+    return _LIBRARY.fakeCudaVersion(), asks("cudaDriverGetVersion")[1]
