@@ -7,8 +7,8 @@ Claim, on every network of the bench, for both files of one plan (`.onnx` and `.
 2. Top-1 agreement with the float network: the best, or within noise of the best.
 3. On badly scaled networks at least 80 % of what the default loses is won back. The default is the LiteRT converter for
    `.tflite`, ONNX Runtime's min-max for `.onnx`.
-4. Making it takes no longer than the slowest peer. Those two are made twice, in turns, and the shorter time counts:
-   other work on the machine only ever adds.
+4. Making it takes no longer than the slowest peer. Ours and the one that is slowest at the time are made three times
+   more, in turns, and the shortest time of each counts: other work on the machine only ever adds.
 
 All start from the same float network and the same calibration samples, and are judged on the same evaluation samples by
 the same two runtimes. Noise is the 95 % interval of the paired difference. Peers run in environments of their own, made
@@ -46,6 +46,7 @@ from edgesmith.files import write_json
 ROOT: Final = Path(__file__).resolve().parent.parent
 CALIBRATION, EVALUATION, QUICK_EVALUATION = 256, 10_000, 2_000
 RECOVERED: Final = 0.8
+TURNS: Final = 3
 QUICK: Final = ("bundled", "bundled_scaled")
 
 OURS: Final[Mapping[str, Any]] = {"smooth": True}
@@ -205,6 +206,32 @@ def sooner(one: Result, again: Mapping[str, float]) -> Result:
     return replace(one, seconds=min(one.seconds, again, key=lambda seconds: seconds["wall"]))
 
 
+def timed_again(
+    network: Network, ours: dict[str, Result], found: dict[str, Result], pythons: Mapping[str, Path]
+) -> tuple[dict[str, Result], str]:
+    """Has ours and the slowest peer make their files again, in turns, and keeps the shorter times.
+
+    Args:
+        ours: by format.
+        found: of the peers; those that are made again get their shorter time.
+
+    Returns:
+        Ours, and the name of the slowest peer by then.
+    """
+    for _ in range(TURNS):
+        slowest = _slowest(found)
+        peer = next(peer for peer in PEERS if peer.name == slowest)
+        _, told = made_by_peer(peer, network, pythons[peer.environment])
+        found[slowest] = sooner(found[slowest], told["seconds"])
+        _, told = made_by_us(network, {})
+        ours = {kind: sooner(result, told["seconds"][kind]) for kind, result in ours.items()}
+    return ours, _slowest(found)
+
+
+def _slowest(found: Mapping[str, Result]) -> str:
+    return max(found, key=lambda name: found[name].seconds["wall"])
+
+
 def judge(network: Network, ours: Mapping[str, Result], found: Mapping[str, Result], slowest: str) -> dict[str, Any]:
     """The parts of the claim that a network decides, each with `holds`."""
     verdicts: dict[str, Any] = {}
@@ -274,12 +301,7 @@ def compare(
     else:
         for kind, result in ours.items():
             tell(f"ours {kind}", result)
-        slowest = max(found, key=lambda name: found[name].seconds["wall"])
-        peer = next(peer for peer in PEERS if peer.name == slowest)
-        _, told = made_by_peer(peer, network, pythons[peer.environment])
-        found[slowest] = sooner(found[slowest], told["seconds"])
-        _, told = made_by_us(network, {})
-        ours = {kind: sooner(result, told["seconds"][kind]) for kind, result in ours.items()}
+        ours, slowest = timed_again(network, ours, found, pythons)
         twice = {slowest: found[slowest], **{f"ours {kind}": result for kind, result in ours.items()}}
         methods.update({name: plain(result, network) for name, result in twice.items()})
         verdicts = judge(network, ours, found, slowest)
