@@ -166,7 +166,7 @@ typedef struct Block {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
-static Stream *streams, *default_stream;
+static Stream *streams, *default_stream, *ending; /* ending: destroyed, and still at work */
 static Event *events;
 static Graph *graphs;
 static Block *blocks;
@@ -257,6 +257,8 @@ static void *work(void *own) {
         free(op);
         pthread_cond_broadcast(&changed);
     }
+    UNLINK(ending, stream);
+    pthread_cond_broadcast(&changed);
     pthread_mutex_unlock(&lock);
     free(stream);
     return NULL;
@@ -281,6 +283,12 @@ static Stream *live(void *handle) {
 
 static void drain(Stream *stream) {
     while (stream->queue.first || stream->busy) pthread_cond_wait(&changed, &lock);
+}
+
+static void drain_all(void) {
+    if (default_stream) drain(default_stream);
+    for (Stream *one = streams; one; one = one->next) drain(one);
+    while (ending) pthread_cond_wait(&changed, &lock);
 }
 
 static void queue(Stream *stream, Op op) {
@@ -384,8 +392,7 @@ cudaError_t cudaDeviceGetAttribute(int *value, int attribute, int index) {
 cudaError_t cudaDeviceSynchronize(void) {
     ENTER("cudaDeviceSynchronize");
     if (spoils_capture()) LEAVE(CAPTURE_UNSUPPORTED);
-    if (default_stream) drain(default_stream);
-    for (Stream *one = streams; one; one = one->next) drain(one);
+    drain_all();
     EXIT;
 }
 
@@ -418,8 +425,7 @@ static cudaError_t release(void *address, int pinned) {
     Block *block = block_of(address, 1, pinned);
     if (!block || block->start != address) return INVALID_VALUE;
     /* CUDA waits for work that may use it. */
-    for (Stream *one = streams; one; one = one->next) drain(one);
-    if (default_stream) drain(default_stream);
+    drain_all();
     UNLINK(blocks, block);
     free(block->start);
     free(block);
@@ -507,6 +513,7 @@ cudaError_t cudaStreamDestroy(void *handle) {
     Stream *stream = FIND(streams, handle);
     if (!stream) LEAVE(INVALID_HANDLE);
     UNLINK(streams, stream);
+    PUSH(ending, stream);
     drop_all(&stream->captured);
     stream->leaving = 1; /* what is queued still runs; its thread frees it */
     pthread_cond_broadcast(&changed);

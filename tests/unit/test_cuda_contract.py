@@ -120,6 +120,19 @@ def test_a_pinned_copy_waits_for_its_stream_and_nobody_waits_for_it(runtime: Any
     assert back.tolist() == [9, 9, 9, 9]
 
 
+def test_a_destroyed_stream_finishes_its_work_and_freeing_waits_for_it(runtime: Any, fake: FakeCuda):
+    stream, address = runtime.stream(), runtime.malloc(4)
+    back = runtime.pinned(4, "uint8")
+    back[:] = 0
+    with fake.held(stream):
+        fake.enqueue(stream, lambda: time.sleep(0.01))
+        runtime.copy_to_host(back, address, stream)
+        runtime.stream_destroy(stream)
+        assert not back.any()
+    runtime.free(address)
+    assert back.all()
+
+
 def test_events_agree_with_the_clock_on_the_wall(runtime: Any, fake: FakeCuda):
     stream, start, end = runtime.stream(), runtime.event(), runtime.event()
     before = time.perf_counter()
