@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from device_tests.agent import child, measuring, probing
+from device_tests.agent import child, measuring, power_modes, probing
 from device_tests.agent.lease_rules import Moment
 from device_tests.agent.leasing import Leasing
 from device_tests.agent.methods import Agent
@@ -25,7 +25,7 @@ Method = Callable[[Mapping[str, Any], Deadline, Callable[..., None]], Any]
 
 _SIGNALS = {"crash": "SIGSEGV", "out-of-memory": "SIGKILL"}
 _ON_THE_BOARD = ("workdir", "lease_dir")
-_NOT_HERE = "release_"
+_NOT_HERE = ("release_", "build", "profile")
 
 
 class Struck(Exception):
@@ -48,7 +48,7 @@ class FakeAgent(Agent):
 
     def methods(self) -> dict[str, Method]:
         """Name -> function(params, deadline, event); paths of the board are led into its folder."""
-        found = super().methods() | {"probe": self.probe}
+        found = super().methods() | {"probe": self.probe} | power_modes.methods(self, Root(str(self._board.home)))
         return {name: self._at_home(found[name]) for name in found if not name.startswith(_NOT_HERE)}
 
     def answer(self, line: bytes, event: Callable[..., None]) -> dict[str, Any]:

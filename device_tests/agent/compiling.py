@@ -53,14 +53,14 @@ class Compiling:
             "how": how,
         }
         # A little earlier than ours, so that the child's end is still an answer.
-        inner = Deadline(deadline.remaining_s * 0.95)
+        inner, onward = Deadline(deadline.remaining_s * 0.95), _Onward()
         try:
-            return self._built(call, inner, event)
+            return self._built(call, inner, event, onward)
         except Refusal as refusal:
             if refusal.facts.get("signal") != KILLED:
                 raise
         try:
-            return self._built(dict(call, how=dict(how, low_memory=True)), inner, event)
+            return self._built(dict(call, how=dict(how, low_memory=True)), inner, event, onward)
         except Refusal as refusal:
             if refusal.facts.get("signal") != KILLED:
                 raise
@@ -105,9 +105,9 @@ class Compiling:
         engines = Engines(self._folders().engines)
         return {"freed_bytes": sum(engines.remove(key) for key in params["keys"])}
 
-    def _built(self, call, deadline, event):
+    def _built(self, call, deadline, event, onward):
         with self._start() as child:
-            return child.call("build", call, deadline, lambda told: event(**_forwarded(told)))
+            return child.call("build", call, deadline, lambda told: event(**onward(told)))
 
     def _folders(self):
         if self._agent.folders is None:
@@ -115,5 +115,13 @@ class Compiling:
         return self._agent.folders
 
 
-def _forwarded(told):
-    return {name: value for name, value in told.items() if name != "id"}
+class _Onward:
+    """Passes a child's progress on; a second try does not take back what the first has told."""
+
+    def __init__(self):
+        self._fraction = 0.0
+
+    def __call__(self, told):
+        self._fraction = max(self._fraction, told.get("fraction", 0.0))
+        fields = {name: value for name, value in told.items() if name != "id"}
+        return dict(fields, fraction=self._fraction)

@@ -252,6 +252,16 @@ class EngineInspector(Api):
 
     __slots__ = ()
 
+    @property
+    def execution_context(self) -> Any:
+        """Whose shapes it tells; this one tells those that were built."""
+        return None
+
+    @execution_context.setter
+    def execution_context(self, context: Any) -> None:
+        if not isinstance(context, self._world.classes["IExecutionContext"]):
+            raise TypeError("execution_context: needs IExecutionContext")
+
     def get_layer_information(self, layer_index: int, format: Any) -> str:  # noqa: A002
         """One layer."""
         return _text(_layer(self._it, self._it.layers[layer_index]), format)

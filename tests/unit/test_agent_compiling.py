@@ -31,7 +31,8 @@ class ScriptedChild:
     def call(self, method: str, params: dict[str, Any], _deadline: Deadline, event: Any = None) -> Any:
         self._asked.append((method, params))
         if event is not None:
-            event({"id": 1, "event": "progress", "stage": "building", "fraction": 0.5})
+            fraction = 0.5 if len(self._asked) == 1 else 0.1
+            event({"id": 1, "event": "progress", "stage": "building", "fraction": fraction})
         return self._answer(method, params)
 
     def __enter__(self) -> Self:
@@ -105,6 +106,7 @@ def test_a_build_that_the_kernel_killed_is_tried_once_more_with_less_memory(boar
         {"rebuild": False},
         {"rebuild": False, "low_memory": True},
     ]
+    assert [told["fraction"] for told in board.told] == [0.5, 0.5]
 
 
 def test_a_build_that_was_killed_twice_ran_out_of_memory(board: Board):

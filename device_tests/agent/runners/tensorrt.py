@@ -108,8 +108,7 @@ class Runner:
         from device_tests.agent.tensorrt import layers, onnx_nodes
 
         times = self._execution.layer_times(sample, runs)
-        text = layers.inspected(self._here.trt, self._execution.engine)
-        return layers.rows(text, onnx_nodes.read(self._nodes_of), times)
+        return layers.rows(self._execution.inspected(), onnx_nodes.read(self._nodes_of), times)
 
     def close(self):
         """Gives the GPU back."""

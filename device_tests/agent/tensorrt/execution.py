@@ -11,8 +11,7 @@ import numpy as np
 
 from device_tests.agent.cuda.interface import CudaError
 from device_tests.agent.protocol import Refusal
-from device_tests.agent.tensorrt import engine_io
-from device_tests.agent.tensorrt.layers import Times
+from device_tests.agent.tensorrt import engine_io, layers
 
 OUT_OF_MEMORY = 2
 """CUDA's number for it."""
@@ -32,7 +31,6 @@ class Execution:
     """An engine with a context, a stream and buffers.
 
     Attributes:
-        engine: what is run.
         inputs: `engine_io.Tensor` each, in the network's order.
         outputs: likewise.
         notes: what was asked for and is not done, and why.
@@ -51,8 +49,7 @@ class Execution:
             cuda_graph: launch the computation as one recorded graph; where it cannot be recorded it is not.
         """
         self.notes = []
-        self.engine = engine
-        self._trt, self._cuda, self._log = trt, cuda, log
+        self._trt, self._engine, self._cuda, self._log = trt, engine, cuda, log
         self._context = engine.create_execution_context()
         if self._context is None:
             raise Refusal("not-enough-memory", "TensorRT gave no execution context: the board is out of memory")
@@ -91,10 +88,14 @@ class Execution:
         marks = self._marks
         return tuple(self._cuda.elapsed_ms(start, end) for start, end in zip(marks, marks[1:]))
 
+    def inspected(self):
+        """See `layers.inspected`, for the shapes of the last run."""
+        return layers.inspected(self._trt, self._engine, self._context)
+
     def layer_times(self, arrays, runs):
         """Layer -> mean milliseconds of `runs`. Under a profiler each layer is waited for: their sum is no latency."""
         self.run(arrays)
-        times, context = Times(self._trt), self._context
+        times, context = layers.Times(self._trt), self._context
         context.profiler = times.profiler
         for _ in range(runs):
             # The way to run that reports to a profiler in every version.
@@ -108,7 +109,7 @@ class Execution:
             self._cuda.stream_synchronize(self._stream)
         self._forget_graph()
         # Before the memory that they use, and a context before its engine.
-        self._context = self.engine = None
+        self._context = self._engine = None
         for mark in self._marks:
             self._cuda.event_destroy(mark)
         for name in list(self._buffers):

@@ -108,17 +108,17 @@ def _checked_sha256(text):
     return text
 
 
-def _checked_profile(profile):
+def _checked_profile(asked):
     """Input -> [smallest, likeliest, largest], each a list of whole numbers above 0."""
-    if profile is None:
+    if asked is None:
         return None
-    for name, shapes in profile.items():
+    for name, shapes in asked.items():
         sizes = [size for shape in shapes for size in shape]
         if len(shapes) != 3 or len({len(shape) for shape in shapes}) != 1 or not all(_is_size(size) for size in sizes):
             raise Refusal("bad-params", "profile of %r: three shapes of sizes above 0, not %r" % (name, shapes))
         if not all(low <= likely <= high for low, likely, high in zip(*shapes)):
             raise Refusal("bad-params", "profile of %r: smallest <= likeliest <= largest, not %r" % (name, shapes))
-    return {name: [list(shape) for shape in shapes] for name, shapes in profile.items()}
+    return {name: [list(shape) for shape in shapes] for name, shapes in asked.items()}
 
 
 def _is_size(value):

@@ -19,11 +19,16 @@ _WORDS = (
 )
 
 
-def inspected(trt, engine):
-    """The inspector's JSON text; None where this TensorRT has no inspector, as 8.0."""
+def inspected(trt, engine, context=None):
+    """The inspector's JSON text; None where this TensorRT has no inspector, as 8.0.
+
+    With a context whose shapes are fixed it tells the types of layers with open sizes, too.
+    """
     if not hasattr(engine, "create_engine_inspector") or not hasattr(trt, "LayerInformationFormat"):
         return None
     inspector = engine.create_engine_inspector()
+    if context is not None:
+        inspector.execution_context = context
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 

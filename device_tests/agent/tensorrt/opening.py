@@ -29,19 +29,19 @@ def opened(provider="auto", root=None):
     """
     root = root or Root()
     try:
-        runtime = cuda.choose(provider)
-        if not runtime.device_count():
+        device = cuda.choose(provider)
+        if not device.device_count():
             raise Refusal("no-gpu", "CUDA finds no GPU here")
-        runtime.select()
-        compute = runtime.compute_capability()
+        device.select()
+        compute = device.compute_capability()
     except CudaError as error:
         raise Refusal("no-gpu", "CUDA cannot be used here: %s" % error) from None
     try:
         trt = module(root)
     except BaseException:
-        runtime.close()
+        device.close()
         raise
-    return Opened(trt, runtime, api.version(trt), compute, identity.gpu_name(root))
+    return Opened(trt, device, api.version(trt), compute, identity.gpu_name(root))
 
 
 def module(root):

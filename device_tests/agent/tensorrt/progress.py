@@ -94,10 +94,15 @@ def attach(trt, config, progress):
     """Has TensorRT tell of its phases; returns what must live as long as the build, None where it cannot."""
     if not hasattr(trt, "IProgressMonitor") or not hasattr(config, "progress_monitor"):
         return None
+    monitor = _monitor(trt.IProgressMonitor, progress)
+    config.progress_monitor = monitor
+    return monitor
 
-    class Monitor(trt.IProgressMonitor):
+
+def _monitor(base, progress):
+    class Monitor(base):
         def __init__(self):
-            trt.IProgressMonitor.__init__(self)
+            base.__init__(self)
 
         def phase_start(self, phase_name, parent_phase, num_steps):
             progress.started(phase_name, parent_phase, num_steps)
@@ -108,6 +113,4 @@ def attach(trt, config, progress):
         def phase_finish(self, phase_name):
             progress.finished(phase_name)
 
-    monitor = Monitor()
-    config.progress_monitor = monitor
-    return monitor
+    return Monitor()
