@@ -2,7 +2,7 @@
 
 import os
 
-from device_tests.agent import compiling, echo, environment, measuring, probing, releasing, runtimes
+from device_tests.agent import compiling, echo, environment, measuring, power_modes, probing, releasing, runtimes
 from device_tests.agent.leasing import Leasing
 from device_tests.agent.protocol import PROTOCOL, Deadline, Refusal
 from device_tests.agent.work import Folders
@@ -33,6 +33,7 @@ class Agent:
         }
         found.update(echo.methods(self))
         found.update(probing.methods(self))
+        found.update(power_modes.methods(self))
         found.update(releasing.methods(self))
         found.update(compiling.methods(self))
         found.update(self.leasing.methods())

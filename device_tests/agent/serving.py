@@ -1,8 +1,9 @@
 """The agent while it lives: it answers what it is asked, and leaves in order.
 
 It leaves when its stdin ends (the link is gone), on SIGTERM and SIGHUP, when nothing was asked for an hour or a
-request outlasts its time, and, under a lease, when the heartbeats have stopped. It ends its children, gives the lease
-back and removes its work folder in every case but SIGKILL; then the lease lapses, and the next agent removes the rest.
+request outlasts its time, and, under a lease, when the heartbeats have stopped. It ends its children, has the power
+mode put back, gives the lease back and removes its work folder in every case but SIGKILL; then the guard puts the power
+mode back, the lease lapses, and the next agent removes the rest.
 """
 
 import os
@@ -11,7 +12,7 @@ import signal
 import sys
 import threading
 
-from device_tests.agent import releasing, supervisor
+from device_tests.agent import power_hold, releasing, supervisor
 from device_tests.agent.methods import Agent
 from device_tests.agent.protocol import Channel, Lines, Refusal, answer
 
@@ -39,6 +40,7 @@ class Exit:
         try:
             supervisor.end_all()
             releasing.abandon()
+            power_hold.abandon()
             self._agent.leasing.close()
         except Refusal as refusal:
             sys.stderr.write("the lease was not given back: %s\n" % refusal.message)

@@ -33,6 +33,7 @@ from edgesmith.types.models import (
     StepSpec,
     TensorSpec,
 )
+from edgesmith.types.power import Power, PowerRequest, PowerRestored, PowerState, PowerStep, RailPower
 from edgesmith.types.quant import Deviation, OpPlan, Precision, QuantParams, QuantPlan, TensorPlan
 
 __all__ = [
@@ -55,9 +56,15 @@ __all__ = [
     "Measurement",
     "Model",
     "OpPlan",
+    "Power",
+    "PowerRequest",
+    "PowerRestored",
+    "PowerState",
+    "PowerStep",
     "Precision",
     "QuantParams",
     "QuantPlan",
+    "RailPower",
     "Recipe",
     "RecoveryStep",
     "Rung",

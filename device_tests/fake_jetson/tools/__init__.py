@@ -27,6 +27,7 @@ _PLACES = {
     "sudo": "usr/bin/sudo",
 }
 STATE = "var/lib/fake_jetson"
+_GPU_MIN_HZ = 306000000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,14 +130,13 @@ def write_tools(folder: Path, jetpack: str) -> None:
         program.unlink(missing_ok=True)
         program.write_text((_HERE / f"{name}.sh").read_text())
         program.chmod(0o755)
-    _write(folder / "etc/nvpmodel.conf", _conf(tools))
+    _write(folder / "etc/nvpmodel.conf", _conf(tools, _clocks(folder, tools)))
     _write(folder / "var/lib/nvpmodel/status", f"pmode:{tools.now:04d} fmode:quiet\n")
     for who in ("root", "user"):
         _write(folder / STATE / f"tegrastats.{who}", (_HERE / "lines" / f"{jetpack}.{who}.txt").read_text())
     _write(folder / STATE / "calls", "")
     if jetpack.startswith("4."):
         _write(folder / STATE / "jetpack4", "")
-    _clocks(folder, tools)
 
 
 def calls(folder: Path) -> list[str]:
@@ -144,16 +144,18 @@ def calls(folder: Path) -> list[str]:
     return (folder / STATE / "calls").read_text().splitlines()
 
 
-def _conf(tools: Tools) -> str:
+def _conf(tools: Tools, cpu_min_khz: int) -> str:
     parts = [
         f"< POWER_MODEL ID={number} NAME={mode.name} >\nCPU_ONLINE CORE_0 1\n"
-        f"TPC_POWER_GATING TPC_PG_MASK {mode.gpu_mask}\nCPU MAX_FREQ {mode.cpu_khz}\nGPU MAX_FREQ {mode.gpu_hz}\n"
+        f"TPC_POWER_GATING TPC_PG_MASK {mode.gpu_mask}\nCPU MIN_FREQ {cpu_min_khz}\nCPU MAX_FREQ {mode.cpu_khz}\n"
+        f"GPU MIN_FREQ {_GPU_MIN_HZ}\nGPU MAX_FREQ {mode.gpu_hz}\n"
         for number, mode in enumerate(tools.modes)
     ]
     return "# FAKE, of edgesmith\n" + "\n".join(parts) + f"\n< PM_CONFIG DEFAULT={tools.now} >\n"
 
 
-def _clocks(folder: Path, tools: Tools) -> None:
+def _clocks(folder: Path, tools: Tools) -> int:
+    """Lays out the clocks; tells the lowest one of the CPU, in kHz."""
     mode = tools.modes[tools.now]
     policies = sorted((folder / "sys/devices/system/cpu/cpufreq").glob("policy*"))
     if not policies:
@@ -163,13 +165,13 @@ def _clocks(folder: Path, tools: Tools) -> None:
         _write(policies[0] / "scaling_cur_freq", "729600\n")
     for policy in policies:
         _write(policy / "scaling_max_freq", f"{mode.cpu_khz}\n")
-        _write(policy / "cpuinfo_min_freq", (policy / "scaling_min_freq").read_text())
     gpu = folder / "sys/class/devfreq" / tools.gpu
-    _write(gpu / "governor", "nvhost_podgov\n")
-    _write(gpu / "min_freq", "306000000\n")
-    _write(gpu / "max_freq", f"{mode.gpu_hz}\n")
-    _write(gpu / "cur_freq", "306000000\n")
-    _write(gpu / "hardware_min_freq", "306000000\n")
+    for place in {gpu, *(folder / "sys/class/devfreq").glob("*")}:
+        _write(place / "governor", "nvhost_podgov\n")
+        _write(place / "min_freq", f"{_GPU_MIN_HZ}\n")
+        _write(place / "max_freq", f"{mode.gpu_hz}\n")
+        _write(place / "cur_freq", f"{_GPU_MIN_HZ}\n")
+    return int((policies[0] / "scaling_min_freq").read_text())
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ echo "jetson_clocks $*" >>"$state/calls"
 files() {
   for file in "$top"/sys/devices/system/cpu/cpufreq/policy*/scaling_m??_freq \
     "$top"/sys/devices/system/cpu/cpufreq/policy*/scaling_governor \
-    "$top"/sys/class/devfreq/*gpu*/m??_freq; do
+    "$top"/sys/class/devfreq/*/m??_freq; do
     [ ! -e "$file" ] || echo "$file"
   done
 }
@@ -52,7 +52,7 @@ case ${1:-} in
     for folder in "$top"/sys/devices/system/cpu/cpufreq/policy*; do
       [ ! -e "$folder/scaling_max_freq" ] || cat "$folder/scaling_max_freq" >"$folder/scaling_min_freq"
     done
-    for folder in "$top"/sys/class/devfreq/*gpu*; do
+    for folder in "$top"/sys/class/devfreq/*; do
       # Some boards leave a clock of the GPU loose.
       [ -e "$state/gpu_stays_loose" ] || [ ! -e "$folder/max_freq" ] || cat "$folder/max_freq" >"$folder/min_freq"
     done

@@ -16,18 +16,14 @@ setting() { awk -v id="ID=$1" -v key="$2" -v what="$3" '/POWER_MODEL/ { on = ($0
 put() { [ ! -e "$1" ] || echo "$2" >"$1"; }
 
 apply() {
-  cpu=$(setting "$1" CPU MAX_FREQ)
-  gpu=$(setting "$1" GPU MAX_FREQ)
   for folder in "$top"/sys/devices/system/cpu/cpufreq/policy*; do
-    [ -n "$cpu" ] || continue
-    put "$folder/scaling_max_freq" "$cpu"
-    put "$folder/scaling_min_freq" "$(cat "$folder/cpuinfo_min_freq" 2>/dev/null || echo 115200)"
-    put "$folder/scaling_cur_freq" "$cpu"
+    put "$folder/scaling_max_freq" "$(setting "$1" CPU MAX_FREQ)"
+    put "$folder/scaling_min_freq" "$(setting "$1" CPU MIN_FREQ)"
+    put "$folder/scaling_cur_freq" "$(setting "$1" CPU MAX_FREQ)"
   done
-  for folder in "$top"/sys/class/devfreq/*gpu*; do
-    [ -n "$gpu" ] || continue
-    put "$folder/max_freq" "$gpu"
-    put "$folder/min_freq" "$(cat "$folder/hardware_min_freq" 2>/dev/null || echo 306000000)"
+  for folder in "$top"/sys/class/devfreq/*; do
+    put "$folder/max_freq" "$(setting "$1" GPU MAX_FREQ)"
+    put "$folder/min_freq" "$(setting "$1" GPU MIN_FREQ)"
   done
   mkdir -p "$(dirname "$status")"
   printf 'pmode:%04d fmode:quiet\n' "$1" >"$status"

@@ -1,0 +1,71 @@
+"""What the agent tells of power, as records, and what a reader should know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from edgesmith.types import Finding, Power, PowerRequest, PowerState
+
+_POWER: TypeAdapter[Power] = TypeAdapter(Power)
+_STATE: TypeAdapter[PowerState] = TypeAdapter(PowerState)
+
+
+def asked(request: PowerRequest | None) -> dict[str, Any] | None:
+    """The "power" of the question "measure"; None where nothing is to be changed."""
+    if request is None or not request.changes:
+        return None
+    return {"mode": request.mode, "lock_clocks": request.lock_clocks}
+
+
+def read_power(told: Mapping[str, Any]) -> Power:
+    """The figures of one artifact.
+
+    Raises:
+        pydantic.ValidationError: a key is missing or of the wrong kind.
+    """
+    return _POWER.validate_python(dict(told))
+
+
+def read_state(told: Mapping[str, Any]) -> PowerState:
+    """What it was measured in. Raises as `read_power`."""
+    return _STATE.validate_python(dict(told))
+
+
+def findings(state: PowerState) -> tuple[Finding, ...]:
+    """What a reader should know of the power mode: nothing where all went as asked."""
+    found = []
+    if state.restored is not None and not state.restored.ok:
+        found.append(
+            Finding(
+                severity="warning",
+                code="power-mode-not-restored",
+                text=f"the board is not as it was before: {'; '.join(state.restored.differs)}",
+                next_step=_next_step(state),
+            )
+        )
+    if state.loose:
+        found.append(
+            Finding(
+                severity="warning",
+                code="clocks-loose",
+                text=f"clocks were to be held still, and could move: {'; '.join(state.loose)}",
+            )
+        )
+    if state.recovered:
+        modes = ", ".join(sorted({str(one.mode) for one in state.recovered}))
+        found.append(
+            Finding(
+                severity="info",
+                code="power-mode-recovered",
+                text=f"an earlier session had been cut off; the board was first put back into {modes}",
+            )
+        )
+    return tuple(found)
+
+
+def _next_step(state: PowerState) -> str:
+    mode = f"`sudo nvpmodel -q` tells its mode, which was {state.mode_before}; " if state.mode_before else ""
+    return f"{mode}a restart of the board lets go of held clocks."
