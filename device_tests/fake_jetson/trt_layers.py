@@ -72,6 +72,15 @@ class Network:
         return bool(self.graph.grids)
 
     @cached_property
+    def halves(self) -> frozenset[str]:
+        """Tensors that are float16 in the file."""
+        from onnx import TensorProto, shape_inference
+
+        graph = shape_inference.infer_shapes(self.proto).graph
+        values = (*graph.input, *graph.output, *graph.value_info)
+        return frozenset(value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT16)
+
+    @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """In the order of the file."""
         return tuple(self._layers())

@@ -291,7 +291,8 @@ def _layer(plan: Plan, layer: Layer) -> Any:
 
 def _tensor(plan: Plan, layer: Layer, name: str) -> dict[str, Any]:
     known = plan.tensor(name)
-    precision = "Int8" if layer.int8 else "FP16" if "FP16" in plan.header["flags"] else "FP32"
+    half = "FP16" in plan.header["flags"] or name in plan.network.halves
+    precision = "Int8" if layer.int8 else "FP16" if half else "FP32"
     shape = list(known["shape"]) if known else []
     return {"Name": name, "Location": "Device", "Dimensions": shape, "Format/Datatype": f"Row major linear {precision}"}
 

@@ -210,6 +210,19 @@ def test_quantized_files_need_the_flag_where_there_is_one(version: str):
     assert plan is not None or "int8 is not configured in the builder" in desk.last()
 
 
+def test_files_in_float16_need_the_flag_where_there_is_one():
+    proto = qdq_graphs.float16(19)
+    weak, strong = Desk("10.3.0"), Desk("11.4.0")
+    assert weak.built(proto, weak.config("INT8")) is None
+    assert "fp16 is not configured in the builder" in weak.last()
+    assert weak.built(proto, weak.config("INT8", "FP16")) is not None
+    config = strong.config()
+    config.profiling_verbosity = strong.trt.ProfilingVerbosity.DETAILED
+    inspector = strong.engine(proto, config).create_engine_inspector()
+    cast = json.loads(inspector.get_layer_information(0, strong.trt.LayerInformationFormat.JSON))
+    assert [tensor[0]["Format/Datatype"][-4:] for tensor in (cast["Inputs"], cast["Outputs"])] == ["FP32", "FP16"]
+
+
 def test_strongly_typed_networks_take_no_precision():
     desk = Desk("10.13.3")
     assert desk.built(QDQ, desk.config("INT8"), "STRONGLY_TYPED") is None
