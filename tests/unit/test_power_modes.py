@@ -211,6 +211,7 @@ def test_the_notes_are_written_before_anything_is_changed(board: Board):
             assert time.monotonic() < end
             time.sleep(0.01)
         noted = power_journal.pending(str(board.folder))
+        board.state("nvpmodel.delay_s", "0")
         agent.kill()
     assert [(one["mode"], one["mode_set"]) for one in noted] == [("MAXN_SUPER", True)]
     board.wait_report()

@@ -47,11 +47,11 @@ def start(root, folder, rate_hz=RATE_HZ, every=False, program=None, limit_s=LIMI
     except Refusal as refusal:
         blind = rails.find(root)
         names = ", ".join(rail.name for rail in blind)
-        return _Nothing("its power rails cannot be read (%s)" % names if blind else refusal.message)
+        return Nothing("its power rails cannot be read (%s)" % names if blind else refusal.message)
 
 
-class _Nothing:
-    """Where nothing can be read."""
+class Nothing:
+    """Where nothing can be read, or nobody wants to know; `reason` says which."""
 
     def __init__(self, reason):
         self._reason = reason
@@ -70,7 +70,7 @@ class _Nothing:
         self.close()
 
 
-class _Chips(_Nothing):
+class _Chips(Nothing):
     """A sampler that reads files of the kernel."""
 
     def __init__(self, root, folder, found, rate_hz, every, program, limit_s):
@@ -139,7 +139,7 @@ class _Chips(_Nothing):
         return None if told is None else json.loads(told.decode())
 
 
-class _Tegrastats(_Nothing):
+class _Tegrastats(Nothing):
     """What tegrastats tells, where the kernel shows no rails."""
 
     def __init__(self, root):
