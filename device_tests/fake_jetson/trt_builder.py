@@ -200,12 +200,9 @@ def _check_precision(world: World, network: Network, flags: frozenset[str], *, s
     if strongly_typed:
         if asked := sorted(flags.intersection(_PRECISIONS)):
             raise BuildError(f"Error Code 4: API Usage Error ({asked[0]} is not allowed in a strongly typed network)")
-    else:
-        for name, flag, there in (("Int8", "INT8", network.is_quantized), ("fp16", "FP16", bool(network.halves))):
-            if there and flag not in flags:
-                text = f"{name} precision has been set for a layer or layer output"
-                text += f", but {flag.lower()} is not configured in the builder"
-                raise BuildError(f"Error Code 4: Internal Error ({text})")
+    elif network.is_quantized and "INT8" not in flags:
+        text = "Int8 precision has been set for a layer or layer output, but int8 is not configured in the builder"
+        raise BuildError(f"Error Code 4: Internal Error ({text})")
     if network.is_quantized and world.compute in WITHOUT_INT8:
         raise BuildError(f"FAKE: compute capability {world.compute} has no int8, and the file is quantized")
 

@@ -210,12 +210,8 @@ def test_quantized_files_need_the_flag_where_there_is_one(version: str):
     assert plan is not None or "int8 is not configured in the builder" in desk.last()
 
 
-def test_files_in_float16_need_the_flag_where_there_is_one():
-    proto = qdq_graphs.float16(19)
-    weak, strong = Desk("10.3.0"), Desk("11.4.0")
-    assert weak.built(proto, weak.config("INT8")) is None
-    assert "fp16 is not configured in the builder" in weak.last()
-    assert weak.built(proto, weak.config("INT8", "FP16")) is not None
+def test_a_file_in_float16_is_an_engine_in_float16():
+    proto, strong = qdq_graphs.float16(19), Desk("11.4.0")
     config = strong.config()
     config.profiling_verbosity = strong.trt.ProfilingVerbosity.DETAILED
     inspector = strong.engine(proto, config).create_engine_inspector()
