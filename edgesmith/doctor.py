@@ -76,7 +76,8 @@ def target_rows() -> tuple[Row, ...]:
         state = target.state()
         if state.available:
             schemes = ", ".join(sorted(scheme.value for scheme in target.capabilities().schemes))
-            rows.append(Row(name, ok=True, text=f"compiles to .{target.FORMAT}: {schemes}"))
+            note = f"; {state.note}" if state.note else ""
+            rows.append(Row(name, ok=True, text=f"compiles to .{target.FORMAT}: {schemes}{note}"))
         else:
             rows.append(Row(name, ok=False, text=state.reason, fix=state.fix))
     return tuple(rows)

@@ -25,6 +25,19 @@ VERBS = ("state", "capabilities", "compile", "signature", "kernels", "tensors", 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeFacts:
+    """What of a board decides how a file for its runtime is written.
+
+    Attributes:
+        version: of the runtime there, "10.3.0"; two boards with the same get the same file.
+        compute: the GPU's compute capability, "8.7"; empty where it is not known.
+    """
+
+    version: str
+    compute: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompileRequest:
     """What to make of a model.
 
@@ -39,6 +52,11 @@ class CompileRequest:
         opset: ONNX operator set; None for the target's default.
         plan: folder of the quantization plan to follow (`targets.plan_files`); None: the runtime's own quantizer
             observes plain min-max ranges.
+        runtime: what the board runs it with, where the target says that it matters (`Capabilities.per_runtime`); None:
+            not known.
+        max_batch: samples at once, at most, for targets whose files have one fixed batch: 1 fixes it to 1, more leaves
+            it open up to there.
+        float_ops: ops of the plan that stay in float although it has integers for them: the board cannot compute them.
     """
 
     scheme: Scheme
@@ -49,6 +67,9 @@ class CompileRequest:
     board_isa: str | None = None
     opset: int | None = None
     plan: Path | None = None
+    runtime: RuntimeFacts | None = None
+    max_batch: int = 1
+    float_ops: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +79,13 @@ class TargetState:
     Attributes:
         reason: why it cannot; empty where it can.
         fix: what to run to make it available; empty where it is.
+        note: what is left to be done elsewhere; empty where nothing is.
     """
 
     available: bool
     reason: str = ""
     fix: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +110,8 @@ class Target(Protocol):
     def state(self) -> TargetState:
         """Whether it can compile here. Imports no framework."""
 
-    def capabilities(self, board_isa: str | None = None) -> Capabilities:
-        """What it can make for such a machine."""
+    def capabilities(self, board_isa: str | None = None, runtime: RuntimeFacts | None = None) -> Capabilities:
+        """What it can make for such a machine, with such a runtime on it where that matters."""
 
     def compile(self, model: Model, request: CompileRequest, progress: Progress) -> Artifact:
         """Writes the artifact. The same model and request give the same bytes.
@@ -168,6 +191,10 @@ def packages_state(modules: Mapping[str, str], extra: str) -> TargetState:
     )
 
 
+_PLAN_ONLY = (Scheme.INT16X8, Scheme.INT4_WEIGHTS)
+"""No runtime's own quantizer makes them."""
+
+
 def check_request(can: Capabilities, model: Model, request: CompileRequest) -> None:
     """Refuses what cannot work, before any work.
 
@@ -187,10 +214,14 @@ def check_request(can: Capabilities, model: Model, request: CompileRequest) -> N
             f"{can.target} cannot make scheme '{request.scheme}'.",
             next_step=f"It makes: {', '.join(sorted(can.schemes))}.",
         )
-    if request.plan is None and request.scheme in (Scheme.INT16X8, Scheme.INT4_WEIGHTS):
+    own = Scheme.FLOAT16 if can.needs_plan else Scheme.INT8  # what the target makes without a plan
+    planned_only = (Scheme.INT16X8, Scheme.INT4_WEIGHTS)
+    if request.plan is None and (
+        request.scheme in planned_only or (can.needs_plan and request.scheme.needs_calibration)
+    ):
         raise ConfigError(
             f"{can.target}: scheme '{request.scheme}' is made from a quantization plan, and there is none.",
-            next_step="Make one with `optimizer.ptq.make.make_plan`, or use scheme 'int8'.",
+            next_step=f"Make one with `optimizer.ptq.make.make_plan`, or use scheme '{own}'.",
         )
     if request.scheme.needs_calibration:
         _check_calibration(can.target, model.signature, request.scheme, request.calibration)
@@ -252,6 +283,7 @@ def describe(
     kernels: Mapping[str, NDArray[Any]],
     packages: Iterable[str],
     deviations: tuple[Deviation, ...] = (),
+    build: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """The record of a file that a target has just written.
 
@@ -265,6 +297,7 @@ def describe(
         kernels: read back from the file.
         packages: that made it.
         deviations: from the plan it follows.
+        build: options for what the board makes of it.
 
     Raises:
         InternalError: its inputs or outputs are not the model's.
@@ -285,4 +318,5 @@ def describe(
         gzip_bytes=gzip_size(path),
         sparsity=zeros / total if total else 0.0,
         deviations=deviations,
+        build=build or {},
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import targets
 from edgesmith.errors import ModelError
 from edgesmith.files import gzip_size, sha256_file
 from edgesmith.types import Artifact, TensorSpec
+from targets import tensorrt_build
 from targets.base import Target
 
 PRECISION = "as found"
@@ -27,6 +30,9 @@ def read_artifact(path: Path) -> Artifact:
     target = _target_of(path)
     if not path.is_file():
         raise ModelError(f"{path}: no such file.")
+    build = _build(path) if path.suffix == ".onnx" else None
+    if build is not None:
+        target = targets.get("tensorrt")
     try:
         signature = target.signature(path)
     except ImportError as error:
@@ -46,7 +52,15 @@ def read_artifact(path: Path) -> Artifact:
         size_bytes=path.stat().st_size,
         gzip_bytes=gzip_size(path),
         sparsity=_sparsity(target, path),
+        build=build or {},
     )
+
+
+def _build(path: Path) -> dict[str, Any] | None:
+    """How a Jetson is to build the file; None where it was not written for one, or nothing here can tell."""
+    if importlib.util.find_spec("onnx") is None:
+        return None
+    return tensorrt_build.read(path)
 
 
 def float_inputs(artifact: Artifact) -> tuple[TensorSpec, ...]:
@@ -66,7 +80,9 @@ def _as_given(spec: TensorSpec, file_format: str) -> TensorSpec:
 
 
 def _target_of(path: Path) -> Target:
-    formats = {targets.get(name).FORMAT: name for name in targets.names()}
+    """By the suffix; of two targets with the same, the one that runs its files on every machine."""
+    known_targets = [targets.get(name) for name in targets.names()]
+    formats = {one.FORMAT: one.NAME for one in known_targets if not one.capabilities().stand_in}
     name = formats.get(path.suffix.removeprefix("."))
     if name is None:
         known = ", ".join(f".{suffix}" for suffix in sorted(formats))

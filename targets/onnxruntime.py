@@ -20,7 +20,7 @@ from edgesmith.native_log import captured, collected
 from edgesmith.progress import Progress
 from edgesmith.types import Artifact, Capabilities, Deviation, Model, SampleSet, Scheme, Signature
 from targets import onnx_export, onnx_file, onnx_kernels, onnx_order, onnx_qdq, plan_files
-from targets.base import CompileRequest, TargetState, check_request, describe, packages_state
+from targets.base import CompileRequest, RuntimeFacts, TargetState, check_request, describe, packages_state
 from targets.instruction_set import is_arm, saturates
 
 NAME = "onnxruntime"
@@ -49,8 +49,9 @@ def state() -> TargetState:
     return packages_state(_PACKAGES, extra="onnx")
 
 
-def capabilities(board_isa: str | None = None) -> Capabilities:
+def capabilities(board_isa: str | None = None, runtime: RuntimeFacts | None = None) -> Capabilities:
     """See `targets.base.Target.capabilities`."""
+    del runtime  # every version reads what is written
     return Capabilities(
         target=NAME,
         model_kinds=frozenset({"keras", "onnx"}),

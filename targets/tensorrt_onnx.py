@@ -8,7 +8,7 @@ it keeps the plan's rounded kernel: the plan's bias was corrected for that one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from calibration import affine
 from edgesmith.errors import InternalError, ModelError
 from edgesmith.types import Deviation, QuantParams
-from targets import onnx_file, onnx_order, tensorrt_placement, tensorrt_rules
+from targets import onnx_file, onnx_order, tensorrt_opset, tensorrt_placement, tensorrt_rules
 from targets.plan_files import Planned
 from targets.plan_ops import PlanOp
 from targets.qdq_nodes import Added, pair, stored
@@ -25,17 +25,18 @@ from targets.qdq_nodes import Added, pair, stored
 DEFAULT_OPSET = 17
 """The newest that TensorRT 8.4 to 8.6 read; 8.0 and 8.2, those of a Jetson Nano, read 13."""
 
-_ADAPTED = 17
-"""The opset down to which `onnx.version_converter` is asked; below it lacks adapters for operators that only got more
-types (https://onnx.ai/onnx/operators/, version histories)."""
-
 SYMMETRIC = "TensorRT has no zero points"
 FUSED = "TensorRT adds it inside the convolution that computes it"
 UNREAD = "nothing that TensorRT computes in int8 reads it"
 
 
 def lower(
-    planned: Planned, *, opset: int = DEFAULT_OPSET, weights: Literal["float", "int8"] = "float"
+    planned: Planned,
+    *,
+    opset: int = DEFAULT_OPSET,
+    weights: Literal["float", "int8"] = "float",
+    lacks: Collection[str] = (),
+    floats: Mapping[str, str] | None = None,
 ) -> tuple[Any, tuple[Deviation, ...]]:
     """Writes a plan down for TensorRT.
 
@@ -44,6 +45,8 @@ def lower(
         opset: the newest that the parser on the board reads; 13 or later. A graph of a later one is spelt in it.
         weights: "float" stores kernels in float32 behind QuantizeLinear and DequantizeLinear, which every TensorRT
             reads; "int8" stores integers behind DequantizeLinear, a quarter of the size.
+        lacks: ops of that opset that the parser does not read: they are spelt in others.
+        floats: names of ops that this board does not compute in int8, and why: they read float32, whatever is planned.
 
     Returns:
         The `onnx.ModelProto`, equal bytes for equal plans, and where it does not follow the plan: one entry per tensor.
@@ -51,16 +54,16 @@ def lower(
     Raises:
         ModelError: the network uses operators that this opset does not have.
     """
-    return _Writer(planned, weights).write(opset)
+    return _Writer(planned, weights, floats).write(opset, lacks)
 
 
 class _Writer:
     """Builds one file."""
 
-    def __init__(self, planned: Planned, weights: Literal["float", "int8"]) -> None:
+    def __init__(self, planned: Planned, weights: Literal["float", "int8"], floats: Mapping[str, str] | None) -> None:
         self._planned, self._graph, self._weights = planned, planned.graph, weights
         self._plans = {op.name: op for op in planned.plan.ops}
-        self._placement = tensorrt_placement.place(planned)
+        self._placement = tensorrt_placement.place(planned, floats)
         self._uses = _uses(self._graph.proto)
         self._nodes: list[Any] = []
         self._constants: dict[str, Any] = {}
@@ -68,7 +71,7 @@ class _Writer:
         self._renamed: dict[str, dict[str, str]] = {}
         self._deviations: list[Deviation] = []
 
-    def write(self, opset: int) -> tuple[Any, tuple[Deviation, ...]]:
+    def write(self, opset: int, lacks: Collection[str]) -> tuple[Any, tuple[Deviation, ...]]:
         """See `lower`."""
         dequantized = dict(self._activations())
         if missing := self._placement.tensors - dequantized.keys():
@@ -76,7 +79,7 @@ class _Writer:
         for op in self._graph.ops:
             names = {name: dequantized[name] for name in self._placement.reads.get(op.name, ())}
             self._renamed[op.main] = {**names, **self._kernel(op)}
-        proto = _at_most(self._graph.proto, opset)
+        proto = tensorrt_opset.at_most(self._graph.proto, opset, lacks=lacks)
         self._refuse_taken_names(proto)
         for node in proto.graph.node:
             names = self._renamed.get(node.name, {})
@@ -173,35 +176,3 @@ def _uses(proto: Any) -> dict[str, int]:
         for name in dict.fromkeys(node.input):
             found[name] = found.get(name, 0) + 1
     return found
-
-
-def _at_most(proto: Any, opset: int) -> Any:
-    """A copy of a graph, spelt in an earlier operator set where its own is later; names stay."""
-    import onnx
-
-    twin = type(proto)()
-    twin.CopyFrom(proto)
-    current = onnx_file.opset(twin)
-    if current <= opset:
-        return twin
-    try:
-        if current > _ADAPTED:
-            twin = onnx.version_converter.convert_version(twin, max(opset, _ADAPTED))
-        # Down to 13, no operator that both have means something else; new ones and new attributes the checker finds.
-        next(entry for entry in twin.opset_import if entry.domain in onnx_file.STANDARD_DOMAINS).version = opset
-        onnx.checker.check_model(twin, full_check=True)
-    except Exception as error:
-        raise _not_at(opset, current, " ".join(str(error).split())[:300]) from error
-    names = {node.name for node in twin.graph.node}
-    if lost := [node.name for node in proto.graph.node if node.name not in names]:
-        raise _not_at(opset, current, f"the conversion loses node {lost[0]}")
-    if changed := [node.name for node in twin.graph.node if node.op_type == "RoiAlign"]:
-        raise _not_at(opset, current, f"{changed[0]}: RoiAlign has other defaults there")
-    return twin
-
-
-def _not_at(opset: int, current: int, why: str) -> ModelError:
-    return ModelError(
-        f"the network has opset {current} and cannot be brought to {opset}, the newest that this TensorRT reads: {why}",
-        next_step="Leave out the layers that need the newer opset, or use a JetPack with a newer TensorRT.",
-    )

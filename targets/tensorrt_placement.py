@@ -42,14 +42,20 @@ class Placement:
         return frozenset[str]().union(*self.reads.values())
 
 
-def place(planned: Planned) -> Placement:
-    """Decides it for every op, from the last to the first: what a pool reads depends on who reads the pool."""
-    return _Placing(planned).place()
+def place(planned: Planned, floats: Mapping[str, str] | None = None) -> Placement:
+    """Decides it for every op, from the last to the first: what a pool reads depends on who reads the pool.
+
+    Args:
+        planned: the plan.
+        floats: names of ops that read nothing in int8 on this board, and why.
+    """
+    return _Placing(planned, floats or {}).place()
 
 
 class _Placing:
-    def __init__(self, planned: Planned) -> None:
+    def __init__(self, planned: Planned, floats: Mapping[str, str]) -> None:
         self._graph: PlanGraph = planned.graph
+        self._floats = floats
         self._plans = {op.name: op for op in planned.plan.ops}
         self._grids = {tensor.name for tensor in planned.plan.tensors if tensor.params is not None}
         self._depth = _depths(self._graph)
@@ -72,6 +78,8 @@ class _Placing:
     def _why_not(self, op: PlanOp) -> str:
         if self._plans[op.name].precision == "int16":
             return "TensorRT has no 16-bit activations"
+        if op.name in self._floats:
+            return self._floats[op.name]
         if op.weight is None:
             return "" if len(op.inputs) == 2 else "a product of a computed tensor with a constant on its left"
         if op.kind in ("Gemm", "MatMul") and op.weight_axis is not None and op.input_axis is not None:
@@ -88,7 +96,7 @@ class _Placing:
     def _read(self, op: PlanOp) -> set[str]:
         if self._in_int8(op):
             return set(op.inputs)
-        if not self._quantized(op) or self._plans[op.name].precision == "int16":
+        if not self._quantized(op) or self._plans[op.name].precision == "int16" or op.name in self._floats:
             return set()
         if op.kind == "Add":
             return self._identity_branch(op)

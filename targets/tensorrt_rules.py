@@ -92,7 +92,7 @@ def violations(proto: Any, *, max_opset: int = 17, needs_zero_point: bool = True
     Returns:
         in the order of the rules; empty where the graph is sound.
     """
-    graph = QdqGraph(proto)
+    graph = QdqGraph(_without_casts(proto))
     found = [*_opset(proto, max_opset), *_open_batch(proto), *_integer_ops(graph)]
     for grid in graph.grids:
         for rule in _GRID_RULES:
@@ -102,6 +102,25 @@ def violations(proto: Any, *, max_opset: int = 17, needs_zero_point: bool = True
     for node in graph.nodes(*WEIGHTED):
         found += [*_half_quantized(graph, node), *_weight_axis(graph, node)]
     return (*found, *_placement(graph))
+
+
+def _without_casts(proto: Any) -> Any:
+    """The graph as if float16 and float32 were one type: nobody reads a Cast to either, but what was cast."""
+    sources = {node.output[0]: node.input[0] for node in proto.graph.node if _to_float(node)}
+    if not sources:
+        return proto
+    twin = type(proto)()
+    twin.CopyFrom(proto)
+    for node in twin.graph.node:
+        for index, name in enumerate(node.input):
+            while name in sources:
+                name = sources[name]  # noqa: PLW2901 - to the end of the chain
+            node.input[index] = name
+    return twin
+
+
+def _to_float(node: Any) -> bool:
+    return node.op_type == "Cast" and any(each.name == "to" and each.i in (1, 10) for each in node.attribute)
 
 
 def _opset(proto: Any, newest: int) -> Iterator[RuleViolation]:

@@ -20,7 +20,7 @@ from edgesmith.native_log import NativeLog, captured
 from edgesmith.progress import Progress
 from edgesmith.types import Artifact, Capabilities, Deviation, Model, SampleSet, Scheme
 from targets import keras_model, plan_files, tflite_file, tflite_plan
-from targets.base import CompileRequest, TargetState, check_request, describe, packages_state
+from targets.base import CompileRequest, RuntimeFacts, TargetState, check_request, describe, packages_state
 from targets.plan_graph import PlanGraph
 
 NAME = "tflite"
@@ -42,9 +42,9 @@ def state() -> TargetState:
     return packages_state(_PACKAGES, extra="tflite")
 
 
-def capabilities(board_isa: str | None = None) -> Capabilities:
+def capabilities(board_isa: str | None = None, runtime: RuntimeFacts | None = None) -> Capabilities:
     """See `targets.base.Target.capabilities`."""
-    del board_isa  # the file is the same for all; the runtime picks the kernels
+    del board_isa, runtime  # the file is the same for all; the runtime picks the kernels
     return Capabilities(
         target=NAME,
         model_kinds=frozenset({"keras"}),

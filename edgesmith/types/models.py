@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -151,6 +151,11 @@ class Capabilities:
         schemes: what it can produce.
         runner: the agent's runner that executes its artifacts.
         per_isa: the artifact differs by the board's instruction set; else one serves all boards.
+        per_runtime: it differs by the version of the runtime on the board and by the board's GPU.
+        jetson_only: boards without the runner are none of its business, unless they are Jetsons.
+        needs_plan: schemes that need calibration are made from a quantization plan and not otherwise.
+        stand_in: key of the target whose runner checks an artifact on this machine, computing every node as it is
+            written; empty where the artifact's own runner does.
         notes: what a user should know, one sentence each.
     """
 
@@ -159,6 +164,10 @@ class Capabilities:
     schemes: frozenset[Scheme]
     runner: str
     per_isa: bool = False
+    per_runtime: bool = False
+    jetson_only: bool = False
+    needs_plan: bool = False
+    stand_in: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -176,6 +185,8 @@ class Artifact:
         sparsity: zeros in its weight kernels / weights in them, read back from the file; None where they could not
             be read: a ready model on a board without the package for it.
         deviations: where it does not follow the plan it was made from.
+        build: options for what the board still makes of it, and for its runner, as plain JSON; empty where there are
+            none.
     """
 
     target: str
@@ -190,3 +201,4 @@ class Artifact:
     gzip_bytes: int
     sparsity: float | None
     deviations: tuple[Deviation, ...] = ()
+    build: Mapping[str, Any] = field(default_factory=dict)

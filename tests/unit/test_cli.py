@@ -77,7 +77,8 @@ def test_a_missing_result_exits_2(tmp_path: Path):
 
 def test_targets_and_techniques_are_listed(tmp_path: Path):
     listed = json.loads(edgesmith(tmp_path, "targets", "--json").stdout)
-    assert [row["name"] for row in listed] == ["onnxruntime", "tflite"]
+    assert [row["name"] for row in listed] == ["onnxruntime", "tensorrt", "tflite"]
+    assert listed[1]["text"].endswith("; engines are built on the Jetson")
     assert all(row["ok"] for row in listed)
     known = json.loads(edgesmith(tmp_path, "techniques", "--json").stdout)
     assert {row["name"] for row in known} >= {"prune", "quantize"}

@@ -13,14 +13,14 @@ from edgesmith.errors import ConfigError, InternalError
 from targets import base
 
 
-def test_both_targets_are_found_and_support_modules_are_not():
-    assert targets.names() == ("onnxruntime", "tflite")
+def test_the_targets_are_found_and_support_modules_are_not():
+    assert targets.names() == ("onnxruntime", "tensorrt", "tflite")
 
 
 def test_an_unknown_target_is_told_with_a_suggestion():
     with pytest.raises(ConfigError, match="There is no target 'tflit'; did you mean 'tflite'") as caught:
         targets.get("tflit")
-    assert caught.value.next_step == "Targets: onnxruntime, tflite."
+    assert caught.value.next_step == "Targets: onnxruntime, tensorrt, tflite."
 
 
 def test_a_module_that_calls_itself_otherwise_is_refused():

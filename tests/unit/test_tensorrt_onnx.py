@@ -338,15 +338,17 @@ def test_older_parsers_get_their_opset(have: int):
     np.testing.assert_array_equal(run(proto, ["head"]), run(tensorrt_onnx.lower(planned)[0], ["head"]))
 
 
-def test_operators_that_an_opset_lacks_are_refused():
+def test_a_normalization_that_an_opset_lacks_is_spelt_and_the_others_stay_int8():
     g = Floats()
     x = g.weighted("Conv", "image", "conv", (16, 3, 3, 3))
     scale = g.constant("scale", np.ones(14, np.float32))
-    graph = g.graph(g.node("LayerNormalization", [x, scale], "out"), (2, 3, 16, 16))
+    x = g.node("LayerNormalization", [x, scale], "norm")
+    graph = g.graph(g.weighted("Conv", x, "last", (16, 16, 3, 3)), (2, 3, 16, 16))
     planned = tiny_plans.plan(graph, X)
-    assert violations(tensorrt_onnx.lower(planned)[0]) == ()
-    with pytest.raises(ModelError, match=r"opset 17 and cannot be brought to 13.*LayerNormalization"):
-        tensorrt_onnx.lower(planned, opset=13)
+    newer, older = (tensorrt_onnx.lower(planned, opset=opset)[0] for opset in (17, 13))
+    assert violations(older, max_opset=13) == ()
+    assert quantized(older) == quantized(newer) == {"image", "norm"}
+    np.testing.assert_allclose(run(older, ["last"])[0], run(newer, ["last"])[0], atol=0.05)
 
 
 def test_operators_with_other_defaults_in_an_opset_are_refused():
