@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import targets
 from device_tests import measure
 from device_tests.agent_client import Refused
 from device_tests.connection import Connection
@@ -18,8 +19,6 @@ from edgesmith.types import Artifact, BoardInfo, Device, Measurement, MeasurePro
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_RUNNERS = {"onnx": "onnxruntime"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,10 +56,15 @@ class Arrays:
         return array
 
 
-def asked(artifact: Artifact) -> dict[str, str]:
+def asked(artifact: Artifact) -> dict[str, Any]:
     """An artifact as the agent is asked about it."""
     # Only a fake board's script goes by the precision: it cannot know the file by its hash.
-    return {"sha256": artifact.sha256, "runner": runner(artifact), "precision": artifact.precision}
+    found: dict[str, Any] = {
+        "sha256": artifact.sha256,
+        "runner": runner(artifact),
+        "precision": artifact.precision,
+    }
+    return {**found, "options": dict(artifact.build)} if artifact.build else found
 
 
 def request(artifacts: Sequence[Artifact], inputs: Mapping[str, str], protocol: MeasureProtocol) -> dict[str, Any]:
@@ -149,7 +153,7 @@ def artifact_error(artifact: Artifact, device: Device, refused: Refused) -> Boar
 
 def runner(artifact: Artifact) -> str:
     """Key of the agent's runner that executes an artifact."""
-    return _RUNNERS.get(artifact.format, artifact.format)
+    return targets.get(artifact.target).capabilities().runner
 
 
 def _pairs(told: Sequence[Sequence[Any] | None]) -> tuple[tuple[float, int] | None, ...]:

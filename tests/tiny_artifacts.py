@@ -14,7 +14,7 @@ def artifact(file: str, kind: str) -> Artifact:
     """The record of one of them; only what a board looks at is true."""
     path = DATA / file
     return Artifact(
-        target=kind,
+        target={"onnx": "onnxruntime"}.get(kind, kind),
         path=path,
         format=kind,
         precision="float32",

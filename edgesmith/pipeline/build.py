@@ -18,7 +18,7 @@ from device_tests.accuracy import dequantize
 from device_tests.session import BoardSession, Inferred
 from edgesmith.config import Verify
 from edgesmith.errors import InfrastructureError, ModelError
-from edgesmith.files import sha256_bytes, sha256_file
+from edgesmith.files import safe_name, sha256_bytes, sha256_file
 from edgesmith.pipeline.host import host_outputs
 from edgesmith.pipeline.prepare import Prepared
 from edgesmith.pipeline.quantization import PlannedQuantization
@@ -31,7 +31,7 @@ from optimizer import masks
 from optimizer.compare import compare
 from optimizer.kernels import prunable_kernels
 from optimizer.load import open_keras
-from targets.base import CompileRequest, default_bounds
+from targets.base import CompileRequest, RuntimeFacts, default_bounds
 from targets.divergence import first_diverging_tensor
 from targets.sparsity import assert_kernels_keep_zeros
 
@@ -46,6 +46,7 @@ class Wanted:
 
     Attributes:
         isa: instruction set of the board it is for, e.g. "aarch64"; empty where one artifact serves all.
+        runtime: what the board runs it with; None where one artifact serves all.
         plan: folder of the quantization plan it follows; None: float, or the runtime's own quantizer.
         plan_key: names the plan's content.
     """
@@ -58,11 +59,18 @@ class Wanted:
     isa: str
     plan: Path | None = None
     plan_key: str = ""
+    runtime: RuntimeFacts | None = None
 
     @property
     def label(self) -> str:
         """Name of its step folder."""
         return f"compile-{self.target}-{self.variant}"
+
+    @property
+    def file_name(self) -> str:
+        """Of the artifact, without the suffix: two boards of one run may need two files of one variant."""
+        board = "" if self.runtime is None else f"-{self.runtime.version}-{self.runtime.compute or 'any'}"
+        return safe_name(f"{self.variant}-{self.scheme.precision}{board}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +125,10 @@ def build(wanted: Wanted, prepared: Prepared, work: Workspace, fresh_process: Fr
             per_channel=wanted.per_channel,
             calibration=calibration,
             out_dir=draft.folder,
-            name=f"{wanted.variant}-{wanted.scheme.precision}",
+            name=wanted.file_name,
             board_isa=wanted.isa or None,
             plan=wanted.plan,
+            runtime=wanted.runtime,
         )
         made = targets.get(wanted.target).compile(wanted.model, request, work.progress)
         _assert_zeros_shipped(wanted, made, prepared)
@@ -164,6 +173,7 @@ def artifact_inputs(wanted: Wanted, calibration: SampleSet | None) -> dict[str, 
         "scheme": wanted.scheme.value,
         "per_channel": wanted.per_channel,
         "isa": wanted.isa,
+        "runtime": None if wanted.runtime is None else asdict(wanted.runtime),
         "plan": wanted.plan_key,
         "calibration": calibration.sha256 if calibration and wanted.scheme.needs_calibration else None,
         "toolchain": versions(),
@@ -216,6 +226,9 @@ def _comparison(record: dict[str, Any]) -> Comparison:
 
 
 def _infer(session: BoardSession, artifact: Artifact, x: NDArray[np.generic]) -> Inferred:
+    stand_in = targets.get(artifact.target).capabilities().stand_in
+    if stand_in:  # emulation: what the file says, node by node, and not what its own runtime makes of it
+        artifact = replace(artifact, target=stand_in, build={"as_written": True})
     try:
         return session.infer(artifact, x)
     except InfrastructureError as error:
@@ -265,15 +278,17 @@ def wanted_for(
     per_channel: bool,
     has_recipe: bool,
     plan: PlannedQuantization | None = None,
+    runtime: RuntimeFacts | None = None,
 ) -> Sequence[Wanted]:
     """The float variant; where there is a recipe, the compressed one; where its plan has exceptions, the uniform one.
 
-    `isa` counts only if the target says so.
+    `isa` and `runtime` count only if the target says so.
     """
-    if not targets.get(target).capabilities().per_isa:
-        isa = ""
+    can = targets.get(target).capabilities()
+    isa = isa if can.per_isa else ""
+    runtime = runtime if can.per_runtime else None
     float_variant = Wanted(
-        target=target, variant="float", model=original, scheme=Scheme.NONE, per_channel=True, isa=isa
+        target=target, variant="float", model=original, scheme=Scheme.NONE, per_channel=True, isa=isa, runtime=runtime
     )
     if not has_recipe:
         return (float_variant,)
@@ -284,6 +299,7 @@ def wanted_for(
         scheme=scheme,
         per_channel=per_channel,
         isa=isa,
+        runtime=runtime,
         plan=plan.folder if plan else None,
         plan_key=plan.key if plan else "",
     )

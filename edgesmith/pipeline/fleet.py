@@ -30,6 +30,7 @@ from edgesmith.pipeline.workspace import Workspace
 from edgesmith.report.live import board_row
 from edgesmith.result import DeviceResult, Variant
 from edgesmith.types import BoardInfo, Device
+from targets.board_runtime import runtime_facts
 
 
 def make_fleet(folder: RunFolder, work: Workspace, lease_wait_s: float) -> Fleet:
@@ -91,7 +92,9 @@ def _look(session: BoardSession, *, stage: Stage, prepared: Prepared) -> BoardIn
     """
     if prepared.ready:
         return session.info
-    selection = select_targets(stage.loaded, session.device, prepared.model, scheme_of(prepared.recipe), None)
+    selection = select_targets(
+        stage.loaded, session.device, prepared.model, scheme_of(prepared.recipe), session.info, installed=False
+    )
     lacking = [session.no_runtime(targets.get(name).capabilities().runner) for name in selection.names]
     if None not in lacking:
         raise next(error for error in lacking if error is not None)
@@ -136,7 +139,7 @@ def measure_boards(
     def measure(session: BoardSession) -> BoardOutcome:
         name = session.device.name
         boards.remember_info(session.device, session.info, stage.work.store)  # the next run goes by it
-        _still_as_met(session, stage.infos[name])
+        _still_as_met(session, stage.infos[name], built[name])
         return boards.measure_board(session, built[name], prepared, stage.work.store)
 
     def done(measured: Outcome[BoardOutcome]) -> None:
@@ -200,14 +203,23 @@ def _dead_rows(
     return tuple(assemble.failed(device, name, variant, error) for name in names for variant in variants)
 
 
-def _still_as_met(session: BoardSession, met: BoardInfo) -> None:
-    """Raises BoardError where the board is another machine than the one the artifacts were made for."""
+def _still_as_met(session: BoardSession, met: BoardInfo, items: Sequence[Built]) -> None:
+    """Raises BoardError where the board is not the one that the artifacts were made for, or runs them otherwise."""
     if session.info.machine != met.machine:
         raise BoardError(
             f"{session.device.name}: the board is {session.info.machine} now; the artifacts were made for "
             f"{met.machine}.",
             next_step="Run again: they will be compiled for what the board is now.",
         )
+    for wanted in (item.wanted for item in items if item.wanted.runtime is not None):
+        runner = targets.get(wanted.target).capabilities().runner
+        now = runtime_facts(session.device, session.info, runner)
+        if now is not None and now != wanted.runtime:
+            raise BoardError(
+                f"{session.device.name}: the board has {runner} {now.version} now; the artifacts were made for "
+                f"{wanted.runtime and wanted.runtime.version}.",
+                next_step="Run again: they will be compiled for what the board has now.",
+            )
 
 
 def _count(stage: Stage, outcome: BoardOutcome) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import targets
 from edgesmith.config import LoadedConfig
 from edgesmith.pipeline import boards, stages
 from edgesmith.pipeline.build import Wanted, artifact_inputs, kept_artifact, wanted_for
@@ -18,6 +19,7 @@ from edgesmith.progress import Silent
 from edgesmith.types import Artifact, Device, Model
 from optimizer import recipe as recipes
 from optimizer import techniques
+from targets.board_runtime import runtime_facts
 from targets.instruction_set import instruction_set
 
 KEPT = "kept"
@@ -103,7 +105,8 @@ def _artifacts(
 ) -> tuple[Wanted, ...]:
     info = boards.remembered_info(device, store)
     scheme = scheme_of(prepared.recipe)
-    selection = select_targets(prepared.loaded, device, prepared.model, scheme, info)
+    has_plan = quantization is not None and quantization.folder is not None
+    selection = select_targets(prepared.loaded, device, prepared.model, scheme, info, has_plan=has_plan)
     return tuple(
         item
         for target in selection.names
@@ -116,6 +119,7 @@ def _artifacts(
             per_channel=recipes.quant_request(prepared.recipe).per_channel,
             has_recipe=bool(prepared.recipe.steps),
             plan=quantization,
+            runtime=runtime_facts(device, info, targets.get(target).capabilities().runner) if info else None,
         )
     )
 
@@ -123,7 +127,8 @@ def _artifacts(
 def _artifact_step(item: Wanted, prepared: Prepared, store: Store) -> PlannedStep:
     key = store.key("artifact", artifact_inputs(item, prepared.calibration))
     state = KEPT if store.find("artifact", key) else TO_DO
-    return PlannedStep(item.label, state, f"{item.scheme.precision}{f' for {item.isa}' if item.isa else ''}")
+    there = f"{item.target} {item.runtime.version}" if item.runtime else item.isa
+    return PlannedStep(item.label, state, f"{item.scheme.precision}{f' for {there}' if there else ''}")
 
 
 def _measure_step(

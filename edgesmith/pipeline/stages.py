@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import targets
 from calibration import checks
 from device_tests.accuracy import agreement, evaluate
 from device_tests.inventory import find_inventory, load_inventory
@@ -27,6 +28,7 @@ from edgesmith.pipeline.workspace import Workspace
 from edgesmith.result import FindingRecord, StepRecord
 from edgesmith.types import BoardInfo, Device, Finding
 from optimizer import recipe as recipes
+from targets.board_runtime import runtime_facts
 from targets.instruction_set import instruction_set
 
 
@@ -190,7 +192,8 @@ def _wanted(
     if info is None:
         return ()
     scheme = scheme_of(prepared.recipe)
-    selection = select_targets(stage.loaded, device, prepared.model, scheme, info)
+    has_plan = quantization is not None and quantization.folder is not None
+    selection = select_targets(stage.loaded, device, prepared.model, scheme, info, has_plan=has_plan)
     for note in selection.notes:
         stage.work.progress.note(note)
     request = recipes.quant_request(prepared.recipe)
@@ -206,5 +209,6 @@ def _wanted(
             per_channel=request.per_channel,
             has_recipe=bool(prepared.recipe.steps),
             plan=quantization,
+            runtime=runtime_facts(device, info, targets.get(target).capabilities().runner),
         )
     )

@@ -33,15 +33,24 @@ class Runner:
         inputs: `Input` each; quantization is inside the graph.
     """
 
-    def __init__(self, path, threads, _options=None):
+    def __init__(self, path, threads, options=None):
+        """Loads it.
+
+        Args:
+            path: the file.
+            threads: that one op may use.
+            options: {"as_written": True} computes every node as it stands, none fused with others.
+        """
         import onnxruntime
 
         self.name = "onnxruntime %s" % onnxruntime.__version__
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 3
+        if (options or {}).get("as_written"):
+            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         self.inputs = [_described(value) for value in self._session.get_inputs()]
         self._input_names = [one.name for one in self.inputs]
         self._output_names = [output.name for output in self._session.get_outputs()]

@@ -1,0 +1,37 @@
+"""What a board's own runtime is, for targets whose files differ by it, and whether a board is a Jetson."""
+
+from __future__ import annotations
+
+from edgesmith.types import BoardInfo, Device
+from targets import board_profiles
+from targets.base import RuntimeFacts
+from targets.board_profiles import BoardProfile
+
+_COMPUTE = "compute"
+"""The agent's word for the GPU's compute capability, beside the versions of its packages."""
+
+
+def runtime_facts(device: Device, info: BoardInfo, runner: str) -> RuntimeFacts | None:
+    """What decides how a file for a runner is written; None where the board does not have the runner.
+
+    Args:
+        device: as the inventory has it.
+        info: what the board said.
+        runner: key of the agent's runner; its package has the same name.
+    """
+    if runner not in info.runners or runner not in info.runtimes:
+        return None
+    profile = _profile(device, info)
+    known = profile.jetson.compute if profile is not None and profile.jetson is not None else ""
+    return RuntimeFacts(version=info.runtimes[runner], compute=info.runtimes.get(_COMPUTE) or known)
+
+
+def is_jetson(device: Device, info: BoardInfo | None) -> bool:
+    """Whether a board is meant to be one: by what the inventory calls it, else by what it says of itself."""
+    profile = _profile(device, info)
+    return profile is not None and profile.jetson is not None
+
+
+def _profile(device: Device, info: BoardInfo | None) -> BoardProfile | None:
+    name = device.board if device.board != "auto" else info and board_profiles.name_for(info)
+    return board_profiles.get(name) if name else None
