@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from targets.qdq_nodes import DEQUANTIZE, QUANTIZE, QdqGraph
 from targets.tensorrt_rules import ACTIVATIONS, MOVES, WEIGHTED, violations
 
@@ -60,11 +62,23 @@ class Network:
     Attributes:
         proto: the model.
         graph: who makes, reads and quantizes each tensor.
+        asked: types that nodes are to be computed in, by name.
     """
 
     def __init__(self, proto: Any) -> None:
         self.proto = proto
         self.graph = QdqGraph(proto)
+        self.asked: dict[str, str] = {}
+
+    @cached_property
+    def types(self) -> dict[str, np.dtype[Any]]:
+        """Of tensors, as far as ONNX can tell; stored ones left out."""
+        from onnx import helper, shape_inference
+
+        known = shape_inference.infer_shapes(self.proto).graph
+        values = (*known.input, *known.output, *known.value_info)
+        kinds = {value.name: value.type.tensor_type.elem_type for value in values}
+        return {name: np.dtype(helper.tensor_dtype_to_np_dtype(kind)) for name, kind in kinds.items() if kind}
 
     @property
     def is_quantized(self) -> bool:
@@ -74,11 +88,7 @@ class Network:
     @cached_property
     def halves(self) -> frozenset[str]:
         """Tensors that are float16 in the file."""
-        from onnx import TensorProto, shape_inference
-
-        graph = shape_inference.infer_shapes(self.proto).graph
-        values = (*graph.input, *graph.output, *graph.value_info)
-        return frozenset(value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT16)
+        return frozenset(name for name, dtype in self.types.items() if dtype == np.float16)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from device_tests.fake_jetson.trt_layers import Network
 from device_tests.fake_jetson.trt_parser import dtype_of, inputs, shape_of
 from device_tests.fake_jetson.trt_values import data_type
@@ -111,3 +113,32 @@ class ILayer(Api):
     def num_outputs(self) -> int:
         """Outputs."""
         return len(self._it[1].output)
+
+    @property
+    def metadata(self) -> str:
+        """Where it comes from."""
+        return f"[ONNX Layer: {self._it[1].name}]"
+
+    def get_output(self, index: int) -> Any:
+        """One of them."""
+        network, node = self._it
+        name = node.output[index]
+        dtype = data_type(self._world, network.types.get(name, np.dtype(np.float32)))
+        return self._world.new("ITensor", {"name": name, "shape": (), "dtype": dtype, "input": False})
+
+    @property
+    def precision(self) -> Any:
+        """What it is asked to compute in."""
+        network, node = self._it
+        return self._world.member("DataType", network.asked.get(node.name, "FLOAT"))
+
+    @precision.setter
+    def precision(self, dtype: Any) -> None:
+        network, node = self._it
+        network.asked[node.name] = dtype.name
+
+    def set_output_type(self, index: int, dtype: Any) -> None:
+        """What it is asked to give; the type that it computes in, here."""
+        network, node = self._it
+        if not 0 <= index < len(node.output) or network.asked.get(node.name) != dtype.name:
+            raise NotImplementedError("the fake TensorRT stores what a layer gives in the type that it computes in")

@@ -43,6 +43,7 @@ def write(world: World, network: NetworkState, config: ConfigState) -> bytes:
         "hardware": config.hardware.name if config.hardware is not None else "NONE",
         "dla_core": max(config.dla_core, 0) if on_dla else None,
         "profiles": config.profiles,
+        "asked": network.network.asked if network.network else {},
         "name": network.name,
         "tensors": [*network.inputs, *network.outputs],
     }
@@ -291,7 +292,8 @@ def _layer(plan: Plan, layer: Layer) -> Any:
 
 def _tensor(plan: Plan, layer: Layer, name: str) -> dict[str, Any]:
     known = plan.tensor(name)
-    half = "FP16" in plan.header["flags"] or name in plan.network.halves
+    asked = any(plan.header["asked"].get(node) == "FLOAT" for node in layer.nodes)
+    half = ("FP16" in plan.header["flags"] and not asked) or name in plan.network.halves
     precision = "Int8" if layer.int8 else "FP16" if half else "FP32"
     shape = list(known["shape"]) if known else []
     return {"Name": name, "Location": "Device", "Dimensions": shape, "Format/Datatype": f"Row major linear {precision}"}

@@ -14,7 +14,7 @@ import pytest
 from device_tests.agent.protocol import Deadline, Refusal
 from device_tests.agent.tensorrt import identity, progress
 from device_tests.fake_jetson import trt_builder, trt_plan
-from tests.fake_tensorrt_board import MIB, VERSIONS, WITH_FLAGS, Board, network
+from tests.fake_tensorrt_board import MIB, VERSIONS, WITH_FLAGS, Board, network, several_inputs
 
 INT8 = {"precision": ["fp16", "int8"]}
 Start = Callable[..., Board]
@@ -209,6 +209,29 @@ def test_int8_is_refused_where_the_gpu_has_none(start: Start, compute: str):
     found = refused("no-int8", lambda: board.build(board.put(network(quantized=True)), INT8))
     assert found.message == f"this GPU (compute capability {compute}) does not compute in int8: use fp16"
     assert not board.build(board.put(network()), {"precision": ["fp16"]})["cached"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_nodes_that_float16_is_too_narrow_for_are_asked_to_stay_in_float32(start: Start, version: str):
+    board = start(version)
+    record = board.build(board.put(network()), {"precision": ["fp16"], "float32": ["average", "no such node"]})
+    header = board.header(record)
+    has = version in WITH_FLAGS
+    assert header["asked"] == ({"average": "FLOAT"} if has else {})
+    flag = "STRICT_TYPES" if version == "8.0" else "PREFER_PRECISION_CONSTRAINTS"
+    assert (flag in header["flags"]) is has
+    assert ("layers asked to stay in float32: 1" in record["notes"]) is has
+    if has and version != "8.0":
+        assert record["precisions"] == {"fp16": 3, "fp32": 1}
+    again = board.build(board.put(network()), {"float32": ["average"]})
+    assert not {"STRICT_TYPES", "PREFER_PRECISION_CONSTRAINTS"} & set(board.header(again)["flags"])
+
+
+def test_layers_of_indices_are_left_as_they_are(start: Start):
+    board = start("8.5")
+    names = ["twice", "subtract", "to_half"]
+    record = board.build(board.put(several_inputs()), {"precision": ["fp16"], "float32": names})
+    assert board.header(record)["asked"] == {"subtract": "FLOAT", "to_half": "FLOAT"}
 
 
 def test_open_sizes_need_shapes_and_an_open_batch_does_not(start: Start):

@@ -13,7 +13,7 @@ PACKAGES = ("tensorrt",)
 
 
 def probe():
-    """Package -> version: of TensorRT, and of the CUDA that it is used with.
+    """Package -> version: of TensorRT, and of the CUDA that it is used with; and "compute", the GPU's capability.
 
     Raises:
         ImportError: it is not there, in words.
@@ -26,7 +26,7 @@ def probe():
         raise ImportError(why)
     here = opening.opened()
     with here.cuda:
-        return {PACKAGES[0]: here.version, "cuda": here.cuda.version()}
+        return {PACKAGES[0]: here.version, "cuda": here.cuda.version(), "compute": here.compute}
 
 
 def build(path, options, folder, event, **how):

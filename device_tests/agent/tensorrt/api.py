@@ -5,6 +5,8 @@ number that is not in a table would be a guess. Objects of TensorRT go by the sa
 module, then `builder`, `network`, `config`, `parser`, `profile`, `cache`, `runtime`, `engine`, `context`, `inspector`.
 """
 
+from device_tests.agent.tensorrt import layer_names
+
 # CUDA compute capabilities of Jetson Nano and TX1, and of TX2: their GPUs do not compute in int8.
 WITHOUT_INT8 = ("5.3", "6.2")
 
@@ -55,6 +57,42 @@ def set_precision(trt, config, precision):
         config.set_flag(trt.BuilderFlag.FP16)
     if "int8" in precision and hasattr(trt.BuilderFlag, "INT8"):
         config.set_flag(trt.BuilderFlag.INT8)
+
+
+def keep_in_float32(trt, network, config, nodes):
+    """Has some nodes computed in float32 where the builder may use float16. Result: how many layers that are.
+
+    The builder may still refuse for the sake of a kernel that has no float32; it logs that. 8.0 has an earlier word
+    for the flag; from 11 on the file's own types hold, and None is the result.
+    """
+    if hasattr(trt.BuilderFlag, "PREFER_PRECISION_CONSTRAINTS"):
+        config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
+    elif hasattr(trt.BuilderFlag, "STRICT_TYPES"):
+        config.set_flag(trt.BuilderFlag.STRICT_TYPES)
+    else:
+        return None
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    return sum(_in_float32(trt, layer) for layer in layers if _is_of(layer, nodes))
+
+
+def _is_of(layer, nodes):
+    """Whether the parser made a layer of one of these nodes; from 8.6 on it says so of each layer of several."""
+    metadata = layer.metadata if hasattr(layer, "metadata") else None
+    return bool(layer_names.of(layer.name, nodes, metadata).names)
+
+
+def _in_float32(trt, layer):
+    """False for a layer of shapes or indices, which has no such choice."""
+    outputs = [layer.get_output(index) for index in range(layer.num_outputs)]
+    if not hasattr(layer, "precision") or not hasattr(layer, "set_output_type"):
+        return False
+    if any(tensor is None or tensor.dtype not in (trt.DataType.FLOAT, trt.DataType.HALF) for tensor in outputs):
+        return False
+    layer.precision = trt.DataType.FLOAT
+    for index in range(len(outputs)):
+        # Its result, too: what does not fit into float16 is lost where it is stored.
+        layer.set_output_type(index, trt.DataType.FLOAT)
+    return True
 
 
 def computes_int8(builder, compute):

@@ -30,7 +30,8 @@ def build(
 
     Args:
         onnx_path: the network.
-        options: see `identity.identity`; also "workspace_bytes", "cuda".
+        options: see `identity.identity`; also "workspace_bytes", "cuda", and "float32": names of nodes that are not
+            to be computed in float16. Those follow from the file, so they are no part of the identity.
         folder: of all engines.
         event: told how far it is.
         deadline: when to give up; TensorRT before 10 cannot be asked to stop, the agent ends its process then.
@@ -69,7 +70,7 @@ def build(
         try:
             with contextlib.closing(Log(os.path.join(part, engines.LOG))) as log:
                 told = progress.Progress(event, deadline)
-                work = _Build(here, onnx_path, wanted, limits, log, told, known)
+                work = _Build(here, onnx_path, wanted, limits, log, told, known, options.get("float32") or ())
                 with told:
                     plan = work.run()
                     record = dict(work.facts(plan, part), key=key, identity=wanted, seconds=round(told.elapsed_s, 1))
@@ -90,9 +91,9 @@ def _told(store, record, known, cached):
 class _Build:
     """One build, from file to bytes."""
 
-    def __init__(self, here, path, wanted, limits, log, told, known):
+    def __init__(self, here, path, wanted, limits, log, told, known, float32):
         self._here, self._path, self._wanted, self._limits = here, path, wanted, limits
-        self._log, self._told, self._known = log, told, known
+        self._log, self._told, self._known, self._float32 = log, told, known, frozenset(float32)
         self._logger = logger(here.trt, log)
         self._nodes = onnx_nodes.read(path)
         self._notes, self._has_levels = [], True
@@ -188,6 +189,10 @@ class _Build:
         api.set_precision(trt, config, wanted["precision"])
         if wanted["precision"] and not api.has_precision_flags(trt):
             self._notes.append("this TensorRT takes precisions from the file: no builder flag was set for them")
+        if self._float32 and "fp16" in wanted["precision"]:
+            kept = api.keep_in_float32(trt, network, config, self._float32)
+            if kept is not None:
+                self._notes.append("layers asked to stay in float32: %d" % kept)
         if wanted["sparsity"]:
             if api.computes_sparse(self._here.compute):
                 api.use_sparsity(trt, config)
