@@ -17,8 +17,12 @@ from device_tests.fake_jetson.versions import KEYS
 from tests.tensorrt_walk import files, walk
 
 AGENT = Path(__file__).resolve().parents[2] / "device_tests" / "agent"
-OTHERS = {"tensorrt/opening.py": {"runtime"}, "tensorrt/identity.py": {"profile"}}
-"""Variables that are none of TensorRT's there: CUDA's runtime, and the shapes of the options."""
+OTHERS = {
+    "tensorrt/identity.py": {"profile"},
+    "tensorrt/layers.py": {"layer"},
+    "tensorrt/opening.py": {"runtime"},
+}
+"""Variables that are none of TensorRT's there: shapes of the options, what the inspector told, CUDA's runtime."""
 
 EACH_VERSION = pytest.mark.parametrize("version", KEYS)
 SOURCES = files(AGENT / "tensorrt", AGENT / "runners" / "tensorrt.py")
@@ -74,6 +78,8 @@ BEFORE_8_6 = set(KEYS[:4])
         ("tensors = [network.get_input(0)]\nx = [tensor.nothing for tensor in tensors]", NONE),
         ("tensors = [network.get_input(i) for i in n]\nx = [tensor.nothing for tensor in tensors]", ALL),
         ("settings.max_workspace_size = 1", NONE),
+        ("layer.get_output(0).dynamic_range = layer.precision", {"11.0.0", "11.4.0"}),
+        ("layer.metadata", BEFORE_8_6),
         ("getattr(config, 'max_workspace_size')", SINCE_10),
         ("getattr(config, 'max_workspace_size', None)", NONE),
         ("if hasattr(config, 'max_workspace_size'):\n config.max_workspace_size = 1", NONE),
