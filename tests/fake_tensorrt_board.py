@@ -49,7 +49,7 @@ class Board:
         self._monkeypatch = monkeypatch
         self.told: list[dict[str, Any]] = []
         (folder / "blobs").mkdir(parents=True, exist_ok=True)
-        monkeypatch.setenv("EDGESMITH_LIBCUDART", str(_cudart()))
+        monkeypatch.setenv("EDGESMITH_LIBCUDART", str(cudart()))
         self.root = Root(str(folder / "root"))
         self.memory(available_mb=24_000)
         self.become(version, **trt)
@@ -105,7 +105,7 @@ class Board:
 
 
 @functools.cache
-def _cudart() -> Path:
+def cudart() -> Path:
     """Compiled once in a test run."""
     folder = tempfile.mkdtemp(prefix="fake-cudart-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

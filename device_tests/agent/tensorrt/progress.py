@@ -71,7 +71,7 @@ class Progress:
         return min(1.0, (phase["done"] + min(1.0, sum(within))) / phase["steps"])
 
     def _tell(self):
-        while not self._over.wait(EVERY_S):
+        while True:
             with self._lock:
                 stage, fraction = self._stage, self._fraction
             self._event(
@@ -80,6 +80,8 @@ class Progress:
                 fraction=fraction,
                 elapsed_s=round(self.elapsed_s, 1),
             )
+            if self._over.wait(EVERY_S):
+                return
 
     def __enter__(self):
         self._thread.start()
