@@ -9,6 +9,7 @@ suite.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -54,6 +55,7 @@ class Answer:
         errors: the parser's, or the builder's where the graph was parsed.
         warnings: of both.
         layers: of the engine; empty where there is none.
+        engine_sha256: of the engine's bytes; empty where there is none.
     """
 
     parsed: bool
@@ -61,6 +63,13 @@ class Answer:
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
     layers: tuple[EngineLayer, ...]
+    engine_sha256: str
+
+    @property
+    def operands(self) -> frozenset[str]:
+        """Types that matrices are multiplied in, over all layers."""
+        found = [layer for layer in self.layers if layer.kind in COMPUTES]
+        return frozenset(kind for layer in found for kind in (*layer.inputs, *layer.constants)[:2])
 
     def in_int8(self, node: str) -> bool:
         """Whether a Conv, ConvTranspose, Gemm or MatMul node became one whose both operands are int8 in the engine.
@@ -103,6 +112,7 @@ def ask(proto: Any, *, batch: int | None = None, deadline_s: float = 120.0) -> A
         errors=tuple(said["errors"]),
         warnings=tuple(said["warnings"]),
         layers=tuple(_layer(line) for line in said["layers"].splitlines() if line.startswith("Name: ")),
+        engine_sha256=said["engine_sha256"],
     )
 
 
@@ -163,6 +173,7 @@ def _child(path: Path, batch: int) -> None:
         "built": engine is not None,
         "errors": errors or log.of("ERROR", "INTERNAL_ERROR"),
         "warnings": log.of("WARNING"),
+        "engine_sha256": "" if engine is None else hashlib.sha256(bytes(engine)).hexdigest(),
         "layers": next((text for text in log.of("VERBOSE") if text.startswith("Layers:")), ""),
     }
     path.with_suffix(".json").write_text(json.dumps(said), encoding="utf-8")

@@ -190,7 +190,9 @@ def _verify(
     if entry := store.find("verified", key, label=wanted.label):
         return _comparison(entry.record["comparison"])
     reference = host_outputs(wanted.model, samples, work)
-    with work.progress.task(f"check {wanted.target} {wanted.variant} in a fresh process"):
+    stand_in = targets.get(wanted.target).capabilities().stand_in
+    emulated = f", emulated by {stand_in}" if stand_in else ""
+    with work.progress.task(f"check {wanted.target} {wanted.variant} in a fresh process{emulated}"):
         found = _infer(fresh_process(), artifact, samples.x)
     comparison = compare(reference, dequantize(found.outputs, found.quantization))
     if wanted.variant != "uniform":  # where it differs is known: for that, layers were kept in float32
