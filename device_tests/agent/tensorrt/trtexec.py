@@ -1,0 +1,183 @@
+"""trtexec, NVIDIA's own program for building and timing engines: found, asked for its version, run with a deadline.
+
+It needs no Python binding. JetPack puts it beside TensorRT's samples, where no PATH leads.
+
+The version is that of the banner it begins with, whatever it is asked:
+    &&&& RUNNING TensorRT.trtexec [TensorRT v8201] # ...            8.2.1; seen in logs of 8.0 to 8.6
+    &&&& RUNNING TensorRT.trtexec [TensorRT v100300] [b17] # ...    10.3.0; seen of 10.0 to 11.1, with a build number
+                                                                    or without
+A dotted one, v11.1.0.106, was seen in other programs' test data only, and is understood as well.
+"""
+
+import contextlib
+import ctypes
+import os
+import queue
+import re
+import signal
+import subprocess
+
+from device_tests.agent.protocol import Deadline, Lines, Refusal
+
+PLACE = "/usr/src/tensorrt/bin/trtexec"
+ASKING_S = 30
+ENDS_S = 5
+
+_BANNER = re.compile(r"TensorRT\.trtexec \[TensorRT v(\d+(?:\.\d+)*)\]")
+_LINE = re.compile(r"(?:\[\d\d/\d\d/\d{4}-[\d:]+\] )?\[([FEWIV])\] (?:\[TRT\] )?(.*)", re.DOTALL)
+# A cause that the parser of TensorRT 8 puts into a line of its own, with no mark of the log.
+_LOOSE = re.compile(r"\[\d+\] Assertion failed|terminate called|Cuda failure|\s*what\(\):")
+_FAILED = "&&&& FAILED"
+_DEATH_SIGNAL = 1
+
+
+class Trtexec:
+    """The program of a board.
+
+    Attributes:
+        path: of the program.
+        version: of its TensorRT, as numbers: (10, 3, 0).
+        fake: it says of itself that it is a stand-in.
+    """
+
+    def __init__(self, path, version, fake=False):
+        self.path, self.version, self.fake = path, version, fake
+
+    @property
+    def text(self):
+        """Its version as text."""
+        return ".".join(str(part) for part in self.version)
+
+    @property
+    def name(self):
+        """Program and version, for people."""
+        return "%strtexec of TensorRT %s" % ("FAKE " if self.fake else "", self.text)
+
+    def run(self, arguments, deadline, log, heard=None):
+        """Runs it to its end.
+
+        Args:
+            arguments: after the program's name.
+            deadline: when it is ended, with all that it has started.
+            log: `log.Log` that takes what it says.
+            heard: called with every line; nothing where None.
+
+        Returns:
+            Its exit status, negative for a signal; one that says it failed has none of 0.
+
+        Raises:
+            Refusal: "timeout"; "no-trtexec": it does not start.
+        """
+        return _run([self.path, *arguments], deadline, log, heard)
+
+
+def find(root):
+    """The board's trtexec: the one on the PATH, else JetPack's.
+
+    Raises:
+        Refusal: "no-trtexec": there is none, or it does not tell its version.
+    """
+    path = place(root)
+    if path is None:
+        raise Refusal("no-trtexec", "this board has no trtexec: sudo apt-get install libnvinfer-bin")
+    told = []
+    _run([path, "--help"], Deadline(ASKING_S), None, told.append)
+    found = next((hit for hit in map(_BANNER.search, told) if hit), None)
+    if found is None:
+        first = " | ".join(told[:2]) or "nothing"
+        raise Refusal("no-trtexec", "%s does not tell its version; it says: %s" % (path, first))
+    return Trtexec(path, numbers(found.group(1)), fake=any("FAKE" in line for line in told[:5]))
+
+
+def place(root):
+    """Where the program lies; None where there is none."""
+    found = root.tool("trtexec")
+    if found is not None:
+        return found
+    path = root.path(PLACE)
+    return path if os.path.isfile(path) and os.access(path, os.X_OK) else None
+
+
+def numbers(text):
+    """The banner's version as numbers. Up to 9 one digit stands for the minor version, from 10 on two."""
+    if "." in text:
+        return tuple(int(part) for part in text.split("."))
+    number = int(text)
+    if number < 10000:
+        return (number // 1000, number // 100 % 10, number % 100)
+    return (number // 10000, number // 100 % 100, number % 100)
+
+
+def _run(argv, deadline, log, heard):
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            # A group of its own: what it has started ends with it.
+            start_new_session=True,
+            preexec_fn=_ends_with_us(),  # noqa: PLW1509 - one call of C, and no lock of ours is held across it
+            env=dict(os.environ, LC_ALL="C"),
+        )
+    except OSError as error:
+        raise Refusal("no-trtexec", "%s does not start: %s" % (argv[0], error)) from None
+    failed = False
+    try:
+        lines = Lines(os.dup(process.stdout.fileno()))
+        while True:
+            line = lines.get(_left(deadline))
+            if line is None:
+                break
+            text = line.decode("utf-8", "replace").rstrip()
+            failed = failed or text.startswith(_FAILED)
+            _take(text, log, heard)
+        status = process.wait(_left(deadline))
+    except (queue.Empty, subprocess.TimeoutExpired):
+        facts = {"errors": log.errors[:10]} if log is not None else {}
+        raise Refusal("timeout", "trtexec was ended: it was not done in time", **facts) from None
+    finally:
+        _kill(process)
+        process.stdout.close()
+    return 1 if failed and not status else status
+
+
+def _left(deadline):
+    """Seconds; no wait at all where none are left, however much it has to say."""
+    if not deadline.remaining_s:
+        raise queue.Empty
+    return deadline.remaining_s
+
+
+def _take(text, log, heard):
+    if heard is not None:
+        heard(text)
+    if log is None or not text:
+        return
+    found = _LINE.fullmatch(text)
+    if found:
+        log.add(found.group(1), found.group(2))
+    else:
+        log.add("E" if _LOOSE.match(text) else "I", text)
+
+
+def _kill(process):
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        # A GPU's driver may hold even what was killed; we do not wait for that.
+        process.wait(ENDS_S)
+
+
+def _ends_with_us():
+    """Has the kernel end it where we are killed ourselves: a build would go on for minutes, on a board that is free.
+
+    The kernel does so when the thread ends that has started it, which is the main one. The C library is looked up
+    before the fork: between fork and exec nothing may be imported.
+    """
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return None
+    return lambda: prctl(_DEATH_SIGNAL, signal.SIGKILL)
