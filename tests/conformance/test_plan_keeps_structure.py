@@ -31,6 +31,7 @@ from targets import (
     onnx_qdq_read,
     onnxruntime,
     plan_files,
+    tensorrt,
     tensorrt_onnx,
     tflite,
     tflite_plan,
@@ -277,7 +278,7 @@ def test_compiled_files_keep_zeros_in_float_layers_too(case: Callable[[str], Cas
     settings = PtqSettings(observer="minmax", rounding="learned", keep_float=("second", "head"))
     plan_files.write(make_plan(net.graph, samples(), settings), tmp_path / "plan")
     net.graph.write(tmp_path / "plan" / plan_files.ORIGINAL)
-    for target in (tflite, onnxruntime):
+    for target in (tflite, onnxruntime, tensorrt):
         request = CompileRequest(
             scheme=Scheme.INT8,
             calibration=tiny_networks.samples(samples()),

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from edgesmith.frameworks import import_keras, third_party_warnings
 from edgesmith.progress import Silent
 from edgesmith.types import Artifact, Model, Scheme
+from optimizer.load import load_model
 from optimizer.ptq.make import make_plan
 from optimizer.ptq.settings import PtqSettings
 from targets import plan_files, tensorrt
 from targets.base import CompileRequest, RuntimeFacts
 from targets.plan_export import make_plan_graph
-from tests import tiny_networks
-from tests.tensorrt_requests import BOARDS
+from tests import cifar_images, tiny_networks
+from tests.tensorrt_requests import BOARDS, ORIN_11, ORIN_JP6, XAVIER_JP4
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +97,23 @@ def test_accuracy_of_every_file(trained: Trained, runtime: RuntimeFacts):
     for scheme in sorted(tensorrt.capabilities(None, runtime).schemes):
         lost_pp = (trained.accuracy - trained.emulated(trained.compile(scheme, runtime))) * 100
         assert lost_pp <= ALLOWED_PP[scheme], f"{LABEL}: {scheme} loses {lost_pp:.2f} points"
+
+
+@pytest.mark.data
+@pytest.mark.timeout(600)
+def test_accuracy_of_a_trained_resnet_8(data_dir: Path, tmp_path: Path):
+    """MLPerf Tiny's, calibrated on 200 images of CIFAR-10, judged on 1000 others."""
+    model = load_model(data_dir / "mlperf-tiny" / "pretrainedResnet.h5", workdir=tmp_path)
+    graph = make_plan_graph(model, Silent())
+    plan_files.write(make_plan(graph, cifar_images.images(data_dir, "train", 20)[0], PtqSettings()), tmp_path / "plan")
+    x, y = cifar_images.images(data_dir, "test", 100)
+    scores = np.concatenate([found[graph.outputs[0]] for found in graph.run(x)])
+    resnet = Trained(model, x, y, float((scores.argmax(axis=1) == y).mean()), tmp_path)
+    assert resnet.accuracy > 0.7
+    for runtime in (XAVIER_JP4, ORIN_JP6, ORIN_11):
+        for scheme in (Scheme.FLOAT16, Scheme.INT8):
+            lost_pp = (resnet.accuracy - resnet.emulated(resnet.compile(scheme, runtime))) * 100
+            assert lost_pp <= ALLOWED_PP[scheme], f"{LABEL}: {scheme} loses {lost_pp:.2f} points"
 
 
 def test_a_file_with_a_wrong_scale_is_caught(trained: Trained, tmp_path: Path):

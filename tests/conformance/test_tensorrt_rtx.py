@@ -6,18 +6,14 @@ TensorRT-RTX 1.7.1, not the compiler of a Jetson.
 from __future__ import annotations
 
 import functools
-import io
 import platform
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
 
 from edgesmith.progress import Silent
 from optimizer.load import load_model
@@ -27,7 +23,7 @@ from targets import onnx_file, onnx_qdq, plan_export, tensorrt_onnx
 from targets.divergence import sqnr_db
 from targets.plan_files import Planned
 from targets.tensorrt_rules import violations
-from tests import rtx, tiny_networks, tiny_plans
+from tests import cifar_images, rtx, tiny_networks, tiny_plans
 from tests.qdq_graphs import CASES, Case, Says, conv
 
 pytestmark = pytest.mark.slow
@@ -177,24 +173,13 @@ def test_resnet_8_is_int8_and_keeps_its_answers(data_dir: Path, tmp_path: Path):
     """MLPerf Tiny's, calibrated on 200 CIFAR-10 images, judged on 500 others."""
     model = load_model(data_dir / "mlperf-tiny" / "pretrainedResnet.h5", workdir=tmp_path)
     graph = plan_export.make_plan_graph(model, Silent())
-    planned = make_plan(graph, images(data_dir, "train", 20), PtqSettings(observer="minmax", equalize=False))
+    settings = PtqSettings(observer="minmax", equalize=False)
+    planned = make_plan(graph, cifar_images.images(data_dir, "train", 20)[0], settings)
     proto, _ = tensorrt_onnx.lower(planned)
     convolutions = {op.main for op in graph.ops if op.kind == "Conv"}
     assert len(convolutions) == 9
     assert in_int8(planned, proto, batch=8) == convolutions
-    x = images(data_dir, "test", 50)
+    x, _ = cifar_images.images(data_dir, "test", 50)
     wanted, ours = outputs(graph.proto, x), outputs(proto, x)
     assert sqnr_db(wanted, ours) > 20
     assert (wanted.argmax(1) == ours.argmax(1)).mean() > 0.94
-
-
-def images(data_dir: Path, part: str, per_class: int) -> NDArray[np.float32]:
-    """The first images of each class: float32 [N, 32, 32, 3], 0..255."""
-    found = []
-    with tarfile.open(data_dir / "cifar10-jpeg.tar") as archive:
-        for member in archive:
-            if member.isfile() and member.name.startswith(f"{part}/") and int(Path(member.name).stem) < per_class:
-                content = archive.extractfile(member)
-                assert content is not None
-                found.append(np.asarray(Image.open(io.BytesIO(content.read())).convert("RGB"), np.float32))
-    return np.stack(found)
