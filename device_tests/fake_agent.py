@@ -17,6 +17,7 @@ from device_tests.agent.leasing import Leasing
 from device_tests.agent.methods import Agent
 from device_tests.agent.protocol import PROTOCOL, Deadline, Refusal
 from device_tests.agent.reading import Root
+from device_tests.agent.sensors import sampling
 from device_tests.agent.work import Folders
 from device_tests.fake_board import FakeBoard, quiet
 from device_tests.fake_script import Fault, Point
@@ -105,6 +106,8 @@ class FakeAgent(Agent):
         """See `Agent.measure`."""
         del deadline
         strike(self._board.fault("measure"))
+        if params.get("power"):
+            raise Refusal("power-mode-denied", "a scripted board has no power modes")
         folder = self._folders().new()
         asked = [self._artifact(one) for one in params["artifacts"]]
         self._precisions = {one["sha256"]: one.get("precision", "") for one in asked}
@@ -116,6 +119,7 @@ class FakeAgent(Agent):
             event,
             start=self._start,
             snapshot=self._board.snapshot,
+            sample=lambda _folder: sampling.Nothing("a scripted board"),
         )
         return dict(found, folder=folder)
 

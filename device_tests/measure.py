@@ -42,6 +42,7 @@ def board_info(told: Mapping[str, Any], agent_sha256: str) -> BoardInfo:
         runners=runners,
         cpu_features=tuple(told["cpu_features"]),
         fake=bool(told.get("fake", False)),
+        power_mode=told.get("power_mode"),
         **{key: told[key] for key in same},
     )
 

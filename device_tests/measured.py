@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import targets
-from device_tests import measure
+from device_tests import measure, power
 from device_tests.agent_client import Refused
 from device_tests.connection import Connection
 from device_tests.deadline import Deadline
@@ -69,7 +69,7 @@ def asked(artifact: Artifact) -> dict[str, Any]:
 
 def request(artifacts: Sequence[Artifact], inputs: Mapping[str, str], protocol: MeasureProtocol) -> dict[str, Any]:
     """The question "measure"; `inputs` are what was pushed."""
-    return {
+    found: dict[str, Any] = {
         "artifacts": [asked(artifact) for artifact in artifacts],
         "inputs": inputs,
         "protocol": {
@@ -81,6 +81,8 @@ def request(artifacts: Sequence[Artifact], inputs: Mapping[str, str], protocol: 
             "timeout_seconds": protocol.timeout_seconds,
         },
     }
+    mode = power.asked(protocol.power)
+    return found if mode is None else {**found, "power": mode}
 
 
 def inferred(told: Mapping[str, Any], arrays: Arrays) -> Inferred:
@@ -135,6 +137,9 @@ def measurement(
         runner=one["runner"],
         protocol=protocol,
         taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        power=power.read_power(one["power"]),
+        # A scripted board has none.
+        power_state=power.read_state(told["power_state"]) if "power_state" in told else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""What the agent tells of power, as records, and what a reader should know of it."""
+"""What the agent is asked and tells of power, as records, and what a reader should know of it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from device_tests.agent.power_hold import APPLY_S, RESTORE_S
+from edgesmith.errors import PowerModeRefused
 from edgesmith.types import Finding, Power, PowerRequest, PowerState
 
 _POWER: TypeAdapter[Power] = TypeAdapter(Power)
 _STATE: TypeAdapter[PowerState] = TypeAdapter(PowerState)
+_NEXT = {
+    "power-mode-unknown": "Name one that it has; `edgesmith measure --sweep power-modes` goes through them all.",
+    "power-mode-denied": "Let the board's user run both without a password, by a line in /etc/sudoers.d: "
+    "`USER ALL=(root) NOPASSWD: /usr/sbin/nvpmodel, /usr/bin/jetson_clocks`; or ask for no power mode.",
+    "power-mode-needs-reboot": "Set it there by hand, let the board restart, and measure again.",
+    "power-mode-failed": "`sudo nvpmodel -q` on the board tells the mode that is on.",
+    "power-mode-busy": "Measure again when that has ended: it takes a few minutes at most.",
+    "clocks-not-lockable": "Measure without --lock-clocks (`lock_clocks: true`): the figures vary more.",
+}
+"""By the agent's word for why it did not set a power mode."""
 
 
 def asked(request: PowerRequest | None) -> dict[str, Any] | None:
@@ -18,6 +30,21 @@ def asked(request: PowerRequest | None) -> dict[str, Any] | None:
     if request is None or not request.changes:
         return None
     return {"mode": request.mode, "lock_clocks": request.lock_clocks}
+
+
+def patience_s(request: PowerRequest) -> float:
+    """How much longer a measurement may take because of its power mode."""
+    return APPLY_S + RESTORE_S if request.changes else 0.0
+
+
+def refusal(device: str, code: str, message: str, facts: Mapping[str, Any]) -> PowerModeRefused | None:
+    """The agent's refusal to set a power mode; None where it refused something else."""
+    if code not in _NEXT:
+        return None
+    restored = facts.get("restored") or {}
+    differs = "; ".join(restored.get("differs", ()))
+    left = f" The board is not as it was before: {differs}." if differs else ""
+    return PowerModeRefused(f"{device}: {message}.{left}", code=code, next_step=_NEXT[code])
 
 
 def read_power(told: Mapping[str, Any]) -> Power:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from device_tests import deploy, lease, measure, measured
+from device_tests import deploy, lease, measure, measured, power
 from device_tests.agent_client import Refused
 from device_tests.agent_link import AgentLink
 from device_tests.agent_zip import AgentZip, build_agent
@@ -138,7 +138,7 @@ class BoardSession:
 
         Returns:
             In order. An artifact whose runtime is missing or crashed is a `BoardError` in its place: the others
-            keep their measurement.
+            keep their measurement. A power mode that the board refuses is the error of all of them.
 
         Raises:
             BoardError: the board as a whole failed.
@@ -225,9 +225,16 @@ class BoardSession:
         self, artifacts: Sequence[Artifact], x: NDArray[Any], protocol: MeasureProtocol
     ) -> Iterator[Measurement | BoardError]:
         params = measured.request(artifacts, self._push_inputs(artifacts, x), protocol)
-        until = Deadline.after(protocol.timeout_seconds * len(artifacts))
+        until = Deadline.after(protocol.timeout_seconds * len(artifacts) + power.patience_s(protocol.power))
         with self._progress.task(f"measure on {self.device.name}", total=1.0) as task:
-            told = self._link.ask("measure", params, until, task)
+            try:
+                told = self._link.ask("measure", params, until, task)
+            except Refused as answer:
+                no_mode = power.refusal(self.device.name, answer.code, answer.message, answer.facts)
+                if no_mode is None:
+                    raise
+                yield from [no_mode] * len(artifacts)
+                return
         with self._arrays(told["folder"]) as arrays:
             for artifact, one in zip(artifacts, told["artifacts"], strict=True):
                 if "error" in one:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgesmith import __version__, compare_cli, deploy_cli, devices_cli
+from edgesmith import __version__, compare_cli, deploy_cli, devices_cli, measure_cli
+from edgesmith.cli_options import LockClocks, PowerMode
 from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgesmithError, InfrastructureError, Terminated
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = typer.Typer(
 
 app.add_typer(devices_cli.app, name="devices")
 app.command()(compare_cli.compare)
+app.command()(measure_cli.measure)
 app.command()(deploy_cli.deploy)
 app.command()(deploy_cli.rollback)
 
@@ -70,6 +72,8 @@ def run(
     remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure again even where nothing changed.")] = False,
     redo: Annotated[list[str] | None, typer.Option(help="Do this step again, e.g. prune; repeat.")] = None,
     lease_wait: LeaseWait = 600.0,
+    power_mode: PowerMode = None,
+    lock_clocks: LockClocks = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -90,6 +94,8 @@ def run(
         redo=tuple(redo or ()),
         remeasure=remeasure,
         lease_wait_s=lease_wait,
+        power_mode=power_mode,
+        lock_clocks=lock_clocks,
     )
     _run_and_print(loaded, options, quiet=quiet, as_json=as_json)
 
@@ -214,43 +220,6 @@ def report(
     result = read_result(run_folder / "result.json")
     write_reports(result, run_folder)
     _print_result(result, run_folder, as_json=as_json)
-
-
-@app.command()
-def measure(
-    artifact: Annotated[Path, typer.Argument(help="A .tflite or .onnx file.")],
-    data: Annotated[Path, typer.Option(help="Real samples: an .npz with x (and y), or an image folder.")],
-    device: Devices = None,
-    devices_file: DevicesFile = None,
-    runs_dir: RunsDir = Path("runs"),
-    metric: Annotated[str, typer.Option(help="What accuracy means.")] = "top1",
-    samples: Annotated[int | None, typer.Option(help="Take only this many, spread over the classes.")] = None,
-    threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
-    lease_wait: LeaseWait = 600.0,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Measures one compiled model on devices: latency and, where there are labels, accuracy."""
-    from edgesmith.measure_one import measure_artifact
-    from edgesmith.report.console import ConsoleProgress
-
-    rows = measure_artifact(
-        artifact,
-        data,
-        devices=tuple(device or ("local",)),
-        inventory=devices_file,
-        runs_dir=runs_dir,
-        metric=metric,
-        samples=samples,
-        threads=threads,
-        lease_wait_s=lease_wait,
-        progress=ConsoleProgress(quiet=quiet or as_json),
-    )
-    if as_json:
-        _print_json([row.as_dict() for row in rows])
-        return
-    for row in rows:
-        typer.echo(row.text)
 
 
 def _run_and_print(loaded: LoadedConfig, options: RunOptions, *, quiet: bool, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from edgesmith import yaml_lines
-from edgesmith.types import MeasureProtocol
+from edgesmith.types import MeasureProtocol, PowerRequest
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -83,7 +83,7 @@ class Budget(Section):
 
 
 class Measure(Section):
-    """How latency is taken; see `MeasureProtocol`."""
+    """How latency and energy are taken; see `MeasureProtocol`."""
 
     min_runs: int = Field(default=200, ge=10)
     min_seconds: float = Field(default=2.0, gt=0)
@@ -91,10 +91,15 @@ class Measure(Section):
     warmup_max_seconds: float = Field(default=10.0, gt=0)
     threads: int = Field(default=1, ge=1)
     timeout_seconds: float = Field(default=600.0, gt=0)
+    power_mode: str | None = Field(
+        default=None, min_length=1, description="A Jetson's, by name: set for the measurement and put back after it."
+    )
+    lock_clocks: bool = Field(default=False, description="A Jetson's clocks are held still meanwhile.")
 
     def protocol(self) -> MeasureProtocol:
         """The record that crosses to the device side."""
-        return MeasureProtocol(**self.model_dump())
+        power = PowerRequest(mode=self.power_mode, lock_clocks=self.lock_clocks)
+        return MeasureProtocol(**self.model_dump(exclude={"power_mode", "lock_clocks"}), power=power)
 
 
 class Verify(Section):
@@ -162,6 +167,17 @@ class LoadedConfig:
     def resolve(self, path: str | Path) -> Path:
         """A path of the config as seen from here."""
         return self.root / Path(path).expanduser()
+
+    def measured_in(self, power_mode: str | None, *, lock_clocks: bool) -> LoadedConfig:
+        """The same with another power mode, where one is given, and with clocks held still, where that is asked."""
+        measure = self.config.measure
+        changed = measure.model_copy(
+            update={
+                "power_mode": measure.power_mode if power_mode is None else power_mode,
+                "lock_clocks": measure.lock_clocks or lock_clocks,
+            }
+        )
+        return LoadedConfig(self.config.model_copy(update={"measure": changed}), self.path, self._document)
 
     def where(self, *keys: str | int) -> str:
         """`file:line` of a key, for messages."""

@@ -11,6 +11,7 @@
     |   |-- DeadlineExceeded        a wait ran out
     |   |-- BoardError              the board answered, and the answer was a refusal or a crash
     |   |   |-- AgentEnded               our own program there is gone
+    |   |   |-- PowerModeRefused         it was not put into the power mode that was asked for
     |   |   `-- Quarantined              the board has to pass a health check first
     |   `-- BoardBusy               somebody else holds the board
     |-- UnstableMeasurement    4    could not be judged
@@ -103,6 +104,18 @@ class AgentEnded(BoardError):
     """Our own program on the board ended while it was needed: killed, out of memory, or the board went down."""
 
     may_pass = True
+
+
+class PowerModeRefused(BoardError):
+    """The board was not put into the power mode that was asked for, so nothing was measured.
+
+    Attributes:
+        code: why, for machines: "power-mode-unknown", "power-mode-needs-reboot", ...
+    """
+
+    def __init__(self, what: str, *, code: str, next_step: str = "") -> None:
+        super().__init__(what, next_step=next_step)
+        self.code = code
 
 
 class Quarantined(BoardError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,16 +18,20 @@ from device_tests.latency import summarise
 from device_tests.lease import owner
 from device_tests.quarantine import BoardStates, boards_folder
 from device_tests.session import BoardSession
+from edgesmith import power_rows
 from edgesmith.config import DataSource
-from edgesmith.errors import BoardError, InfrastructureError
+from edgesmith.errors import InfrastructureError, PowerModeRefused
+from edgesmith.power_sweep import ModeSweep, Taken
 from edgesmith.progress import Progress
 from edgesmith.report.live import board_row
-from edgesmith.result import AccuracyRecord, LatencyRecord
+from edgesmith.result import AccuracyRecord, LatencyRecord, PowerModeRecord, PowerRecord
 from edgesmith.types import (
     Artifact,
     Device,
+    Finding,
     Measurement,
     MeasureProtocol,
+    PowerRequest,
     RecoveryStep,
     SampleSet,
     Validity,
@@ -40,7 +44,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One device's figures, or why there are none."""
+    """One device's figures, or why there are none.
+
+    Attributes:
+        asked_mode: the power mode that was asked for.
+        skipped: why the board was not put into it, as a word for machines.
+    """
 
     device: str
     artifact_sha256: str
@@ -54,6 +63,13 @@ class Row:
     validity: Validity
     reasons: tuple[str, ...]
     recovery: tuple[RecoveryStep, ...] = ()
+    energy_mj: float | None = None
+    energy_mj_reason: str | None = None
+    power: PowerRecord | None = None
+    power_mode: PowerModeRecord | None = None
+    findings: tuple[Finding, ...] = ()
+    asked_mode: str | None = None
+    skipped: str | None = None
 
     def as_dict(self) -> dict[str, object]:
         """For --json; names as in `result.json`."""
@@ -70,6 +86,13 @@ class Row:
             "validity": self.validity.value,
             "validity_reasons": list(self.reasons),
             "recovery": [asdict(step) for step in self.recovery],
+            "energy_mj": self.energy_mj,
+            "energy_mj_reason": self.energy_mj_reason,
+            "power": self.power and self.power.model_dump(mode="json"),
+            "power_mode": self.power_mode and self.power_mode.model_dump(mode="json"),
+            "power_mode_asked": self.asked_mode,
+            "skipped": self.skipped,
+            "findings": [asdict(finding) for finding in self.findings],
         }
 
     @property
@@ -85,13 +108,27 @@ class Row:
             parts.append(f"{self.accuracy.metric} {self.accuracy.value:.4g} over {self.accuracy.n} samples")
         if self.peak_rss_bytes is not None:
             parts.append(f"peak RSS {self.peak_rss_bytes / 1e6:.1f} MB")
+        if self.power is not None and self.energy_mj is not None:
+            parts.append(
+                f"{self.power.mean_mw / 1000:.2f} W, {self.energy_mj:.3g} mJ a run ({self.power.covers}; with idle)"
+            )
+        if self.power_mode is not None:
+            parts.append(f"power mode {self.power_mode.mode}{', clocks held' if self.power_mode.clocks_locked else ''}")
         parts.append(self.runner or "")
         if self.fake:
             parts.append("FAKE: scripted figures")
         if self.emulated:
             parts.append("EMULATED: this latency is emulation time")
-        note = "" if self.validity is Validity.VALID else f" [{self.validity}: {' '.join(self.reasons)}]"
-        return ", ".join(parts) + note
+        return ", ".join(parts) + (f" [{self.note}]" if self.note else "")
+
+    @property
+    def note(self) -> str:
+        """What speaks against the figures, or why there are none; empty where nothing does."""
+        if self.latency_ms is None:
+            why = " ".join(" ".join(self.reasons).split())  # an error's next step stands on a line of its own
+            return f"skipped: {why}" if self.skipped else why
+        against = [] if self.validity is Validity.VALID else [f"{self.validity}: {' '.join(self.reasons)}"]
+        return "; ".join([*against, *(finding.text for finding in self.findings if finding.severity != "info")])
 
 
 def measure_artifact(
@@ -105,6 +142,8 @@ def measure_artifact(
     samples: int | None,
     threads: int,
     progress: Progress,
+    power: PowerRequest | None = None,
+    sweep: ModeSweep | None = None,
     lease_wait_s: float = 600.0,
 ) -> tuple[Row, ...]:
     """Measures a compiled model on each device; boards over a link side by side, this machine alone.
@@ -117,6 +156,8 @@ def measure_artifact(
         samples: only so many, spread over the classes.
         threads: of the runtime.
         progress: where it tells how far it is.
+        power: what each device is put into meanwhile; with a sweep, only whether its clocks are held.
+        sweep: the power modes to go through; None measures once.
         lease_wait_s: how long each board is waited for while somebody else holds it.
 
     Raises:
@@ -139,41 +180,59 @@ def measure_artifact(
         row=partial(board_row, progress),
         lease_wait_s=lease_wait_s,
     )
-    outcomes = _measure(fleet, boards, artifact, held.x, MeasureProtocol(threads=threads))
-    failures = [outcome for outcome in outcomes.values() if isinstance(outcome, InfrastructureError)]
-    if len(failures) == len(boards):
+    protocol = MeasureProtocol(threads=threads, power=power or PowerRequest())
+    outcomes = _measure(fleet, boards, artifact, held.x, protocol, sweep)
+    failures = [taken for many in outcomes.values() for _, taken in many if isinstance(taken, InfrastructureError)]
+    if len(failures) == sum(map(len, outcomes.values())):
         raise failures[0]
     steps = fleet.steps()
     return tuple(
-        _failed(board, artifact, outcome, steps)
-        if isinstance(outcome, InfrastructureError)
-        else _row(outcome, held, metric, steps)
+        replace(_failed(board, artifact, taken, steps), asked_mode=mode)
+        if isinstance(taken, InfrastructureError)
+        else replace(_row(taken, held, metric, steps), asked_mode=mode)
         for board in boards
-        for outcome in (outcomes[board.name],)
+        for mode, taken in outcomes[board.name]
     )
 
 
+_Outcomes = tuple[tuple[str | None, Taken], ...]
+"""By the power mode that was asked for."""
+
+
 def _measure(
-    fleet: Fleet, boards: Sequence[Device], artifact: Artifact, x: NDArray[Any], protocol: MeasureProtocol
-) -> dict[str, Measurement | InfrastructureError]:
+    fleet: Fleet,
+    boards: Sequence[Device],
+    artifact: Artifact,
+    x: NDArray[Any],
+    protocol: MeasureProtocol,
+    sweep: ModeSweep | None,
+) -> dict[str, _Outcomes]:
     """What each board gave, in their order."""
-    outcomes: dict[str, Measurement | InfrastructureError] = {}
+    outcomes: dict[str, _Outcomes] = {}
     ready = []
     for board in boards:
         try:
             fleet.check(board)
             ready.append(board)
         except InfrastructureError as error:
-            outcomes[board.name] = error
+            outcomes[board.name] = ((protocol.power.mode, error),)
 
-    def measure(session: BoardSession) -> Measurement | BoardError:
-        (outcome,) = session.measure([artifact], x, protocol)
-        return outcome
+    def measure(session: BoardSession) -> _Outcomes:
+        def in_mode(mode: str | None) -> Taken:
+            (taken,) = session.measure([artifact], x, replace(protocol, power=replace(protocol.power, mode=mode)))
+            return taken
 
-    def done(ended: Outcome[Measurement | BoardError]) -> None:
-        found = ended.error or ended.value
-        if found is not None:
-            outcomes[ended.device.name] = found
+        return (
+            ((protocol.power.mode, in_mode(protocol.power.mode)),)
+            if sweep is None
+            else tuple(sweep.take(session, in_mode))
+        )
+
+    def done(ended: Outcome[_Outcomes]) -> None:
+        if ended.error is not None:
+            outcomes[ended.device.name] = ((protocol.power.mode, ended.error),)
+        elif ended.value is not None:
+            outcomes[ended.device.name] = ended.value
 
     fleet.each(ready, measure, done, leased=True)
     for board in boards:
@@ -200,6 +259,8 @@ def _row(measured: Measurement, held: SampleSet, metric: str, steps: Sequence[Re
         validity=measured.validity,
         reasons=measured.validity_reasons,
         recovery=tuple(step for step in steps if step.device == measured.device),
+        findings=power_rows.findings(measured),
+        **power_rows.figures(measured),
     )
 
 
@@ -217,4 +278,6 @@ def _failed(board: Device, artifact: Artifact, error: InfrastructureError, steps
         validity=Validity.UNKNOWN,
         reasons=(str(error),),
         recovery=tuple(step for step in steps if step.device == board.name),
+        energy_mj_reason=error.what,
+        skipped=error.code if isinstance(error, PowerModeRefused) else None,
     )

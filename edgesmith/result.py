@@ -125,6 +125,37 @@ class BoardRecord(Record):
     runners: tuple[str, ...] = ()
     cpu_features: tuple[str, ...] = ()
     fake: bool = False
+    power_mode: str | None = Field(default=None, description="The one it was found in, before any was set.")
+
+
+class RailRecord(Record):
+    """One power rail while an artifact was timed."""
+
+    name: str
+    mean_mw: float
+    max_mw: float
+
+
+class PowerRecord(Record):
+    """What the board took while an artifact was timed. Idle power is part of all figures."""
+
+    mean_mw: float
+    max_mw: float
+    rate_hz: float = Field(description="Reads a second.")
+    statement: str = Field(description="What the rate makes uncertain; empty where it is enough.")
+    covers: str = Field(description="What the figures are the total of.")
+    source: str = Field(description='The chips that were read, or "tegrastats".')
+    rails: tuple[RailRecord, ...] = Field(default=(), description="Those that make up the total.")
+
+
+class PowerModeRecord(Record):
+    """What the board was put into for the measurement, or was in anyway."""
+
+    mode: str | None = Field(description="By nvpmodel's name.")
+    mode_before: str | None
+    clocks_locked: bool = Field(description="No clock of CPU and GPU could move.")
+    loose: tuple[str, ...] = Field(default=(), description="Clocks that could, though they were to be held still.")
+    restored: bool | None = Field(description="Whether it is as before; null where nothing was changed.")
 
 
 Variant = Literal["float", "compressed", "uniform"]
@@ -176,8 +207,13 @@ class DeviceResult(Record):
     speedup_p50_reason: str | None = None
     peak_rss_bytes: int | None
     peak_rss_bytes_reason: str | None = None
-    energy_mj: float | None
+    energy_mj: float | None = Field(
+        description="Of one inference: what `power.covers` names took over the timed runs, idle power included, by "
+        "their number."
+    )
     energy_mj_reason: str | None = None
+    power: PowerRecord | None = Field(default=None, description="Null where `energy_mj` is, for the same reason.")
+    power_mode: PowerModeRecord | None = Field(default=None, description="Null where the board has no power modes.")
     validity: Validity
     validity_reasons: tuple[str, ...] = ()
     verdict: Verdict
@@ -371,7 +407,9 @@ class Result(Record):
     toolchain: dict[str, str]
     recipe: tuple[dict[str, dict[str, Any]], ...] = ()
     budget: dict[str, float | int | None] = {}
-    measure: dict[str, float | int] = Field(default={}, description="The latency protocol as configured; see Measure.")
+    measure: dict[str, float | int | bool | str] = Field(
+        default={}, description="How it was measured, as configured; see Measure."
+    )
     data: tuple[DataRecord, ...] = ()
     results: tuple[DeviceResult, ...] = ()
     steps: tuple[StepRecord, ...] = ()

@@ -86,13 +86,15 @@ class Child:
         return {"ns": samples, "flat": flat, "overhead_ns": timing.overhead_ns(clock=self._clock)}
 
     def window(self, params, _deadline, _event):
-        """One turn. Result: nanoseconds of the runs kept apart and of the timed ones."""
+        """One turn. Result: nanoseconds of the runs kept apart and of the timed ones, and when it began and ended."""
+        start = timing.now_ns()
         with self.undisturbed():
             rewarm, samples = timing.window(
                 self._timed_run(), self._runs, params["runs"], params["seconds"], self._clock
             )
+        end = timing.now_ns()
         self._runs += len(rewarm) + len(samples)
-        return {"rewarm_ns": rewarm, "ns": samples}
+        return {"rewarm_ns": rewarm, "ns": samples, "span_ns": [start, end]}
 
     def parts(self, params, _deadline, _event):
         """Runs anew and takes a run apart, where the runner can. Result: nanoseconds in, of computing, and out."""

@@ -33,9 +33,9 @@ _PARTS = {
 }
 
 
-def snapshot():
+def snapshot(root=None):
     """The board's state now, keyed as `edgesmith.types.Environment`."""
-    root = Root()
+    root = root or Root()
     return {
         "taken_at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "load_1m": _load(),

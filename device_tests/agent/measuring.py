@@ -6,6 +6,8 @@ import os
 
 from device_tests.agent import environment
 from device_tests.agent.protocol import Deadline, Refusal
+from device_tests.agent.reading import Root
+from device_tests.agent.sensors import sampling
 from device_tests.agent.supervisor import Child
 
 XNNPACK_LOG = "XNNPACK delegate"
@@ -72,13 +74,13 @@ class Turn:
             "runner": self._runner_name(),
         }
 
-    def result(self, folder):
+    def result(self, folder, samples):
         """The answer for this artifact: where its arrays lie, or its error."""
         from device_tests.agent import npy
 
         if self.error is not None:
             return {"sha256": self._asked["sha256"], "error": self.error}
-        apart = self._warm["ns"] + [ns for window in self._windows for ns in window["rewarm_ns"]]
+        rewarm = [ns for window in self._windows for ns in window["rewarm_ns"]]
         timed = [ns for window in self._windows for ns in window["ns"]]
         numbers = [number for number, window in enumerate(self._windows) for _ in window["ns"]]
         return {
@@ -89,10 +91,12 @@ class Turn:
             "timer_overhead_ns": self._warm["overhead_ns"],
             "peak_rss_bytes": self._peak["bytes"],
             "peak_rss_reason": self._peak["reason"],
-            "warmup": npy.save(os.path.join(folder, "warmup.npy"), apart),
+            "warmup": npy.save(os.path.join(folder, "warmup.npy"), self._warm["ns"] + rewarm),
             "samples": npy.save(os.path.join(folder, "samples.npy"), timed),
             "windows": npy.save(os.path.join(folder, "windows.npy"), numbers),
             "outputs": self._files,
+            # By the child's own span: telling us of thousands of runs takes longer than small ones.
+            "power": samples.over([window["span_ns"] for window in self._windows], len(rewarm) + len(timed)),
         }
 
     def _runner_name(self):
@@ -118,7 +122,7 @@ class Turn:
             self._limit_s = deadline.remaining_s
 
 
-def measure(asked, inputs, protocol, folder, event, start=Child, snapshot=environment.snapshot):
+def measure(asked, inputs, protocol, folder, event, start=Child, snapshot=environment.snapshot, sample=None):
     """Latency, then outputs, of every artifact.
 
     Args:
@@ -129,10 +133,12 @@ def measure(asked, inputs, protocol, folder, event, start=Child, snapshot=enviro
         event: progress.
         start: makes the process that holds an artifact; a scripted board has another.
         snapshot: the board's state now.
+        sample: begins to read power into a folder, see `sampling.start`; None: of this board.
 
     Returns:
         {"before", "after": board state, "artifacts": per artifact a result or {"error": ...}}.
     """
+    sample = sample or (lambda place: sampling.start(Root(), place))
     windows = protocol["windows"]
     runs, seconds = math.ceil(protocol["min_runs"] / windows), protocol["min_seconds"] / windows
     steps = Steps(event, len(asked) * (windows + 3))
@@ -145,17 +151,21 @@ def measure(asked, inputs, protocol, folder, event, start=Child, snapshot=enviro
             turn.warm_up(protocol["warmup_max_seconds"])
             steps.done("warm-up")
         before = snapshot()
-        for number in range(windows):
-            for turn in turns:
-                turn.window(runs, seconds)
-                steps.done("window %d of %d" % (number + 1, windows))
+        power_folder = os.path.join(folder, "power")
+        os.mkdir(power_folder)
+        with sample(power_folder) as reading:
+            for number in range(windows):
+                for turn in turns:
+                    turn.window(runs, seconds)
+                    steps.done("window %d of %d" % (number + 1, windows))
+            samples = reading.stop()
         after = snapshot()
         places = [os.path.join(folder, str(number)) for number in range(len(turns))]
         for turn, place in zip(turns, places):
             os.mkdir(place)
             turn.outputs(place, steps.within)
             steps.done("outputs")
-        found = [turn.result(place) for turn, place in zip(turns, places)]
+        found = [turn.result(place, samples) for turn, place in zip(turns, places)]
     return {"before": before, "after": after, "artifacts": found}
 
 

@@ -2,9 +2,21 @@
 
 import os
 
-from device_tests.agent import compiling, echo, environment, measuring, power_modes, probing, releasing, runtimes
+from device_tests.agent import (
+    compiling,
+    echo,
+    environment,
+    measuring,
+    power_hold,
+    power_modes,
+    probing,
+    releasing,
+    runtimes,
+)
 from device_tests.agent.leasing import Leasing
 from device_tests.agent.protocol import PROTOCOL, Deadline, Refusal
+from device_tests.agent.reading import Root
+from device_tests.agent.sensors import sampling
 from device_tests.agent.work import Folders
 
 
@@ -16,9 +28,15 @@ class Agent:
         leasing: the board's lease.
     """
 
-    def __init__(self, leave):
-        """`leave`: ends the program in order; may be called from any thread."""
+    def __init__(self, leave, root=None):
+        """Has done nothing yet.
+
+        Args:
+            leave: ends the program in order; may be called from any thread.
+            root: the board, where its files lie elsewhere than below "/".
+        """
         self.folders = None
+        self._root = root or Root()
         self.leasing = Leasing(leave)
 
     def methods(self):
@@ -32,8 +50,8 @@ class Agent:
             "forget": self.forget,
         }
         found.update(echo.methods(self))
-        found.update(probing.methods(self))
-        found.update(power_modes.methods(self))
+        found.update(probing.methods(self, self._root))
+        found.update(power_modes.methods(self, self._root))
         found.update(releasing.methods(self))
         found.update(compiling.methods(self))
         found.update(self.leasing.methods())
@@ -55,7 +73,8 @@ class Agent:
         """Says what this board is. Params: workdir."""
         if self.folders is None:
             self.folders = Folders(params["workdir"])
-        found = dict(environment.identity(), protocol=PROTOCOL, pid=os.getpid(), work=self.folders.root)
+        found = dict(environment.identity(self._root), protocol=PROTOCOL, pid=os.getpid(), work=self.folders.root)
+        found["power_mode"] = power_modes.current(self._root)
         return dict(found, **runtimes.importable(deadline))
 
     def have(self, params, _deadline, _event):
@@ -69,11 +88,24 @@ class Agent:
         return {"path": self._folders().verify(params["path"], params["sha256"], encoding, size)}
 
     def measure(self, params, _deadline, event):
-        """Latency and outputs of `artifacts` on `inputs`, taking turns; see `measuring.measure`."""
+        """Latency, power and outputs of `artifacts` on `inputs`, taking turns; see `measuring.measure`.
+
+        `power`: a power mode to do it in, see `power_hold`; it is taken back before this answers.
+        """
         folder = self._folders().new()
         asked = [self._artifact(one) for one in params["artifacts"]]
-        found = measuring.measure(asked, self._inputs(params), params["protocol"], folder, event)
-        return dict(found, folder=folder)
+        notes = os.path.join(self._folders().root, power_modes.FOLDER)
+        with power_hold.Hold(params.get("power"), notes, self._root) as held:
+            found = measuring.measure(
+                asked,
+                self._inputs(params),
+                params["protocol"],
+                folder,
+                event,
+                snapshot=lambda: environment.snapshot(self._root),
+                sample=lambda place: sampling.start(self._root, place),
+            )
+        return dict(found, folder=folder, power_state=held.record())
 
     def infer(self, params, deadline, event):
         """Outputs of one `artifact` on `inputs`."""

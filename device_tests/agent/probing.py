@@ -24,13 +24,13 @@ from device_tests.agent import environment, nvidia_facts, runtimes, sensor_facts
 from device_tests.agent.reading import Root
 
 
-def methods(agent):
+def methods(agent, root=None):
     """What the agent can be asked here."""
 
     def probe(_params, deadline, _event):
         """The capability record of this board."""
         workdir = agent.folders.root if agent.folders is not None else os.getcwd()
-        found = look(Root(), workdir)
+        found = look(root or Root(), workdir)
         imported = runtimes.importable(deadline)
         return dict(found, **dict(imported, numpy=imported["numpy"] or found["numpy"]))
 

@@ -50,10 +50,10 @@ class Exit:
             os._exit(0)
 
 
-def main():
-    """Serves until it leaves."""
+def main(root=None):
+    """Serves until it leaves; `root`: see `Agent`."""
     way_out = Exit()
-    agent = Agent(way_out.leave)
+    agent = Agent(way_out.leave, root)
     way_out.watch(agent)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, way_out.leave)

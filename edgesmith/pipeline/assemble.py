@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from device_tests.accuracy import accuracy_drop_pp
 from device_tests.judge import judge
-from edgesmith import known_answers
+from edgesmith import known_answers, power_rows
 from edgesmith.errors import EXIT_OK, GateFailed, InfrastructureError, UnstableMeasurement
 from edgesmith.files import safe_name
 from edgesmith.pipeline import float_layers
@@ -51,7 +51,6 @@ from edgesmith.types import (
 _NO_REFERENCE = "the model came ready, and no `reference:` names its float version"
 _EMULATION_TIME = "the board is emulated: what an emulator is quick at, the real board may be slow at"
 _UNREAD_WEIGHTS = "the package that reads the weights is not installed here"
-_NO_ENERGY = "no power sensor is read yet on this kind of board"
 
 
 def finding_record(finding: Finding) -> FindingRecord:
@@ -202,12 +201,14 @@ def _measured(
         speedup_p50_reason=speedup_reason,
         peak_rss_bytes=measured.peak_rss_bytes,
         peak_rss_bytes_reason=measured.peak_rss_reason,
-        energy_mj=None,
-        energy_mj_reason=_NO_ENERGY,
+        **power_rows.figures(measured),
         validity=measured.validity,
         validity_reasons=measured.validity_reasons,
         verdict=judgement.verdict,
-        findings=(*map(finding_record, judgement.findings), *lease_findings(outcome.lease)),
+        findings=(
+            *map(finding_record, (*judgement.findings, *power_rows.findings(measured))),
+            *lease_findings(outcome.lease),
+        ),
         outputs_sha256=measured.outputs_sha256,
         runner=measured.runner,
         threads=measured.protocol.threads,

@@ -1,6 +1,7 @@
 """deploy and measure: every artifact of a device in one lease, taken in turns, kept under the hash of what it was.
 
-A measurement is reused only where nothing at all changed: artifacts, samples, protocol, board address, agent.
+A measurement is reused only where nothing at all changed: artifacts, samples, protocol, board address, agent, and the
+board's power mode.
 """
 
 from __future__ import annotations
@@ -20,10 +21,23 @@ from edgesmith.files import sha256_file
 from edgesmith.pipeline.build import Built
 from edgesmith.pipeline.prepare import Prepared
 from edgesmith.pipeline.store import Store
-from edgesmith.types import BoardInfo, Device, Environment, Lease, Measurement, MeasureProtocol, Validity
+from edgesmith.types import (
+    BoardInfo,
+    Device,
+    Environment,
+    Lease,
+    Measurement,
+    MeasureProtocol,
+    Power,
+    PowerState,
+    Validity,
+)
 
 _INFO = TypeAdapter(BoardInfo)
 _ENVIRONMENT = TypeAdapter(Environment)
+_PROTOCOL = TypeAdapter(MeasureProtocol)
+_POWER: TypeAdapter[Power | None] = TypeAdapter(Power | None)
+_STATE: TypeAdapter[PowerState | None] = TypeAdapter(PowerState | None)
 
 Outcome = Measurement | InfrastructureError
 
@@ -86,8 +100,19 @@ def measurement_key(device: Device, artifacts: Sequence[str], prepared: Prepared
     )
 
 
-def find_measured(device: Device, built: tuple[Built, ...], prepared: Prepared, store: Store) -> BoardOutcome | None:
-    """The identical earlier measurement of a device, or None."""
+def own_mode_counts(info: BoardInfo, prepared: Prepared) -> bool:
+    """Whether a board is measured in the power mode it happens to be in: no key holds that, only the board tells it."""
+    return info.power_mode is not None and prepared.loaded.config.measure.power_mode is None
+
+
+def find_measured(
+    device: Device, built: tuple[Built, ...], prepared: Prepared, store: Store, now: BoardInfo
+) -> BoardOutcome | None:
+    """The identical earlier measurement of a device, or None.
+
+    Args:
+        now: what the board is; where it is in another power mode than it was measured in, it is measured anew.
+    """
     key = measurement_key(device, [item.artifact.sha256 for item in built], prepared, store)
     entry = store.find("measurement", key, label=f"measure-{device.name}")
     if entry is None:
@@ -95,6 +120,8 @@ def find_measured(device: Device, built: tuple[Built, ...], prepared: Prepared, 
     outcomes = tuple(
         _read(entry.folder / str(index), record) for index, record in enumerate(entry.record["measurements"])
     )
+    if own_mode_counts(now, prepared) and any(_mode(outcome) != now.power_mode for outcome in outcomes):
+        return None
     return BoardOutcome(device=device, info=outcomes[0].board, built=built, outcomes=outcomes, reused=True)
 
 
@@ -123,6 +150,10 @@ def is_final(measured: Measurement) -> bool:
 def unreachable(device: Device, built: tuple[Built, ...], error: InfrastructureError) -> BoardOutcome:
     """The outcome of a board that could not be worked with at all."""
     return BoardOutcome(device=device, info=None, built=built, outcomes=tuple(error for _ in built))
+
+
+def _mode(measured: Measurement) -> str | None:
+    return measured.environment_before.power_mode
 
 
 _ARRAYS = ("samples_ns", "warmup_ns", "windows")
@@ -162,6 +193,8 @@ def _write(folder: Path, measurement: Measurement) -> dict[str, Any]:
         "runner": measurement.runner,
         "protocol": asdict(measurement.protocol),
         "taken_at": measurement.taken_at,
+        "power": _POWER.dump_python(measurement.power, mode="json"),
+        "power_state": _STATE.dump_python(measurement.power_state, mode="json"),
     }
 
 
@@ -187,7 +220,9 @@ def _read(folder: Path, record: dict[str, Any]) -> Measurement:
         environment_after=_ENVIRONMENT.validate_python(record["environment_after"]),
         board=_INFO.validate_python(record["board"]),
         runner=record["runner"],
-        protocol=MeasureProtocol(**record["protocol"]),
+        protocol=_PROTOCOL.validate_python(record["protocol"]),
         taken_at=record["taken_at"],
+        power=_POWER.validate_python(record["power"]),
+        power_state=_STATE.validate_python(record["power_state"]),
         **arrays,
     )

@@ -64,7 +64,7 @@ def meet_boards(stage: Stage, fleet: Fleet, wanted: Sequence[Device], prepared: 
             _lost(stage, device, error)
             continue
         known = boards.remembered_info(device, stage.work.store)
-        if known is not None and nothing_to_make:
+        if known is not None and nothing_to_make and not boards.own_mode_counts(known, prepared):
             stage.infos[device.name] = known
         else:
             to_meet.append(device)
@@ -129,7 +129,7 @@ def measure_boards(
         items = built[device.name]
         label = f"measure-{device.name}"
         stage.work.replay.step(label, [f"artifact sha256 {item.artifact.sha256}" for item in items])
-        kept = boards.find_measured(device, items, prepared, stage.work.store)
+        kept = boards.find_measured(device, items, prepared, stage.work.store, stage.infos[device.name])
         if kept is None:
             to_measure.append(device)
         else:

@@ -25,6 +25,8 @@ class RunOptions:
         redo: labels of steps whose kept result is ignored.
         remeasure: take every measurement again.
         lease_wait_s: how long each board is waited for while somebody else holds it. Not kept for a resume.
+        power_mode: instead of the config's; None leaves that.
+        lock_clocks: even where the config does not say so.
     """
 
     runs_dir: Path = Path("runs")
@@ -36,6 +38,14 @@ class RunOptions:
     redo: tuple[str, ...] = ()
     remeasure: bool = False
     lease_wait_s: float = 600.0
+    power_mode: str | None = None
+    lock_clocks: bool = False
+
+    @property
+    def measuring(self) -> tuple[str, ...]:
+        """The options that change how it is measured, as on the command line."""
+        mode = () if self.power_mode is None else ("--power-mode", self.power_mode)
+        return (*mode, *(("--lock-clocks",) if self.lock_clocks else ()))
 
 
 def kept_options(options: RunOptions) -> dict[str, Any]:
@@ -44,6 +54,8 @@ def kept_options(options: RunOptions) -> dict[str, Any]:
         "devices": list(options.devices),
         "inventory": str(options.inventory.resolve()) if options.inventory else None,
         "allow_synthetic": options.allow_synthetic,
+        "power_mode": options.power_mode,
+        "lock_clocks": options.lock_clocks,
     }
 
 
@@ -62,6 +74,9 @@ def resumed_options(options: RunOptions, path: Path) -> RunOptions:
         devices=options.devices or tuple(kept["devices"]),
         inventory=options.inventory or (Path(kept["inventory"]) if kept["inventory"] else None),
         allow_synthetic=options.allow_synthetic or kept["allow_synthetic"],
+        # Runs of earlier versions did not keep these.
+        power_mode=options.power_mode if options.power_mode is not None else kept.get("power_mode"),
+        lock_clocks=options.lock_clocks or kept.get("lock_clocks", False),
     )
 
 

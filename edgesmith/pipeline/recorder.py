@@ -35,7 +35,7 @@ class Recorder:
             toolchain=versions(),
             recipe=loaded.config.recipe,
             budget=loaded.config.budget.model_dump(exclude_none=True),
-            measure=loaded.config.measure.model_dump(),
+            measure=loaded.config.measure.model_dump(exclude_none=True),
         )
         self.save()
 

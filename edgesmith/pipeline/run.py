@@ -48,9 +48,10 @@ def run(loaded: LoadedConfig, options: RunOptions, progress: Progress) -> tuple[
         KeyboardInterrupt, Terminated: what was done is kept; `--resume` goes on.
     """
     folder, options = _open_folder(loaded, options)
+    loaded = loaded.measured_in(options.power_mode, lock_clocks=options.lock_clocks)
     redo = frozenset((*options.redo, *(("measurement",) if options.remeasure else ())))
     store = Store(options.runs_dir / ".cache", redo)
-    replay_options = [*(["--allow-synthetic"] if options.allow_synthetic else [])]
+    replay_options = [*(["--allow-synthetic"] if options.allow_synthetic else []), *options.measuring]
     replay = Replay(folder, loaded.path, options.runs_dir, tuple(replay_options))
     recorder = Recorder(loaded, folder)
     stage = Stage(loaded, recorder, Workspace(store=store, replay=replay, progress=progress))

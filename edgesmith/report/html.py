@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from edgesmith.report import figures, float_layers, plots, quantization, quantization_plots, statement
+from edgesmith.report import figures, float_layers, plots, power, quantization, quantization_plots, statement
 from edgesmith.report.checks import Check, checks
 from edgesmith.report.figures import Row, one_line
 from edgesmith.report.parity import parity_lines
@@ -41,6 +41,8 @@ class DeviceView:
     notes: tuple[str, ...]
     surroundings: tuple[tuple[str, ...], ...]
     machine: str
+    power_mode: str
+    power_mode_told: str
     is_open: bool
 
 
@@ -84,6 +86,7 @@ def render_html(result: Result, run_dir: Path) -> str:
         devices=views,
         quantization=_quantization(result),
         has_energy=any(r.energy_mj is not None for r in result.results),
+        energy_means=power.meaning(result),
         accuracy_head=_accuracy_head(result),
         reasons=figures.reasons(result),
         step_reasons=figures.step_reasons(result.steps),
@@ -150,6 +153,8 @@ def _devices(result: Result, run_dir: Path) -> tuple[tuple[DeviceView, ...], str
                 pictures=drawn.plots,
                 notes=drawn.notes,
                 machine=_machine(next((r.record.board for r in rows if r.record.board), None)),
+                power_mode=power.mode_mark(rows),
+                power_mode_told=power.mode_sentence(rows),
                 surroundings=_surroundings(rows),
                 # A long list of boards opens where something is to be seen.
                 is_open=len(by_device) <= 3 or any(r.verdict not in ("", Verdict.PASS.value) for r in rows),

@@ -168,6 +168,7 @@ class BoardInfo:
         emulated: runs under an emulator: its latency is emulation time and is never judged.
         cpu_features: those that decide which int8 kernels run, e.g. ("avx2", "avx512_vnni"); empty where not told.
         fake: a scripted board: its latency is made up, judged all the same, and every report says so.
+        power_mode: the one it was found in, by nvpmodel's name; None where it has none.
     """
 
     machine: str
@@ -185,3 +186,4 @@ class BoardInfo:
     runners: tuple[str, ...] = ()
     cpu_features: tuple[str, ...] = ()
     fake: bool = False
+    power_mode: str | None = None

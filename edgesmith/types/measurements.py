@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgesmith.types.boards import BoardInfo, Environment
+from edgesmith.types.power import Power, PowerRequest, PowerState
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,8 @@ class MeasureProtocol:
         windows: artifacts of one device take turns this often (A B A B ...).
         warmup_max_seconds: past this without a flat moving median the run is not judged.
         threads: of the runtime.
-        timeout_seconds: for one artifact, everything included.
+        timeout_seconds: for one artifact, everything included but the power mode's change.
+        power: what the board is put into meanwhile.
     """
 
     min_runs: int = 200
@@ -32,6 +34,7 @@ class MeasureProtocol:
     warmup_max_seconds: float = 10.0
     threads: int = 1
     timeout_seconds: float = 600.0
+    power: PowerRequest = field(default_factory=PowerRequest)
 
 
 class Validity(enum.StrEnum):
@@ -61,6 +64,8 @@ class Measurement:
         timer_overhead_ns: median cost of reading the clock twice; stated, not subtracted.
         validity: with `validity_reasons`.
         runner: what executed it, e.g. "ai-edge-litert 2.3.0 (XNNPACK)".
+        power: what the board took meanwhile; None where nobody asked it.
+        power_state: what it was measured in; None where it was not told.
     """
 
     device: str
@@ -83,6 +88,8 @@ class Measurement:
     runner: str
     protocol: MeasureProtocol
     taken_at: str
+    power: Power | None = None
+    power_state: PowerState | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import pytest
 
 from device_tests.agent.reading import Root
 from device_tests.agent.sensors import rails, totals
+from targets import board_profiles
 from tests.board_trees import Tree, jetson
 
 
@@ -126,3 +127,9 @@ def test_the_total_of_a_board(tmp_path: Path, kind: str, names: list[str], cover
 )
 def test_the_input_outranks_the_sum_and_nothing_counts_twice(names: list[str], expected: tuple[list[int], str]):
     assert totals.choose(names) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in board_profiles.names() if name.startswith("jetson-")])
+def test_the_profile_of_a_board_says_the_same_of_its_total(name: str):
+    sensors = board_profiles.get(name).sensors
+    assert totals.choose(list(sensors.power))[1] == sensors.power_covers
