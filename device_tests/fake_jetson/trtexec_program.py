@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -84,10 +85,11 @@ class _Run:
     def _load_or_build(self) -> int:
         if "--loadEngine" in self._asked:
             header = _header(Path(self._asked["--loadEngine"]))
-            if header.get("tensorrt") != self._text:
+            # The binding's engines tell more of their version.
+            if ".".join(header.get("tensorrt", "").split(".")[:3]) != self._text:
                 return self._failed(
                     "Error[6]: The engine plan file is not compatible with this version of TensorRT, expecting library "
-                    f"version {self._text} got {header.get('tensorrt')}, please rebuild.",
+                    f"version {self._text} got {header.get('tensorrt', 'nothing')}, please rebuild.",
                     "Engine deserialization failed.",
                     "Engine set up failed",
                 )
@@ -113,6 +115,17 @@ class _Run:
         return self._infer(header)
 
     def _infer(self, header: Mapping[str, Any]) -> int:
+        given = [pair.rpartition(":")[0] for pair in self._asked.get("--shapes", "").split(",") if pair]
+        inputs = {one["name"]: one["shape"] for one in header.get("tensors", ()) if one["input"]}
+        unknown = [name for name in given if inputs and name not in inputs]
+        if unknown:
+            return self._failed(
+                f'Cannot find input tensor with name "{unknown[0]}" in the engine bindings!',
+                "Invalid tensor names found in --shapes flag.",
+                "Inference set up failed",
+            )
+        for name in (name for name, shape in inputs.items() if -1 in shape and name not in given):
+            self._say("W", f"Dynamic dimensions required for input: {name}. Automatically overriding shape to: 1x1")
         if self._misfortune("run", header["layers"]):
             return self._failed(*_SAYS[self._script["fails"]], "Error occurred during inference")
         # Up to 10 the profiler runs beside what is timed unless it is told not to, and then no times are written.
@@ -224,12 +237,21 @@ def _lines(rows: Iterable[str]) -> str:
     return "[\n  " + "\n, ".join(rows) + "\n]\n"
 
 
-def _header(path: Path) -> Mapping[str, Any]:
+def _header(path: Path) -> dict[str, Any]:
+    """Of an engine, this program's or the fake TensorRT's: a line of JSON, and there the network after it."""
+    line, _, rest = path.read_bytes().partition(b"\n") if path.is_file() else (b"", b"", b"")
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        told = json.loads(line)
+    except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    if not isinstance(told, dict):
+        return {}
+    if rest:
+        with tempfile.NamedTemporaryFile() as network:
+            network.write(rest)
+            network.flush()
+            told["layers"] = [node.name for node in onnx_nodes.read(network.name)]
+    return told
 
 
 def _hang(helper_pid_file: str | None) -> None:

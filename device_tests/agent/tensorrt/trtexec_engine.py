@@ -88,7 +88,7 @@ def _build_once(tool, onnx_path, plan_path, options, limits, log, deadline, timi
         raise trtexec_failures.build_failed(status, log, onnx_nodes.read(onnx_path), limits)
     if not os.path.exists(plan_path) or not os.path.getsize(plan_path):
         raise Refusal("build-failed", "%s ended well, and wrote no engine to %s" % (tool.name, plan_path))
-    return notes + [line for line in log.warnings if _OVERRIDDEN.search(line)]
+    return notes + _chosen(log)
 
 
 def measure(tool, plan_path, options, folder, log, deadline, nodes=(), seconds=SECONDS, runs=RUNS):
@@ -130,6 +130,7 @@ def measure(tool, plan_path, options, folder, log, deadline, nodes=(), seconds=S
     status = tool.run(arguments, deadline, log)
     if status:
         raise trtexec_failures.run_failed(status, log)
+    notes += _chosen(log)
     samples = trtexec_times.times(paths["times"], WARM_UP_MS)
     rows, names = _layers(tool.version, paths, nodes, notes)
     return {
@@ -159,6 +160,11 @@ def _layers(version, paths, nodes, notes):
         notes.append(refusal.message)
     found = layers.rows(text, nodes, mean_ms)
     return found or None, names
+
+
+def _chosen(log):
+    """Sizes that trtexec has chosen itself."""
+    return [line for line in log.warnings if _OVERRIDDEN.search(line)]
 
 
 def _forget(*paths):

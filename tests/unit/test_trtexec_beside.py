@@ -1,0 +1,136 @@
+"""trtexec beside the Python binding: on the engine that the binding has built, or on its own. All of it FAKE."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from device_tests.agent.protocol import Deadline, Refusal
+from device_tests.agent.tensorrt import onnx_nodes, trtexec_beside
+from device_tests.fake_jetson.trtexec_tool import PLACE, write_trtexec
+from tests.fake_tensorrt_board import VERSIONS, Board, network
+
+FP16 = {"precision": ["fp16"]}
+
+
+def _measure(board: Board, path: str, options: dict[str, Any]) -> dict[str, Any]:
+    scratch = board.folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    asked, folder, root = {"cuda": "ctypes", **options}, board.engines.root, board.root
+    deadline = Deadline(60)
+    found: dict[str, Any] = trtexec_beside.measure(
+        path, asked, folder, str(scratch), lambda **_: None, deadline, root, seconds=1, runs=20
+    )
+    return found
+
+
+def _board(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str, **script: Any) -> Board:
+    board = Board(folder, monkeypatch, version)
+    write_trtexec(folder / "root" / PLACE, version, **script)
+    return board
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_bindings_engine_is_the_one_that_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str):
+    board = _board(tmp_path, monkeypatch, version)
+    path = board.put(network())
+    record = board.build(path, FP16)
+    found = _measure(board, path, FP16)
+    assert found["engine"] == {"key": record["key"], "sha256": record["sha256"]}
+    assert found["built"] is None
+    assert found["runs"] == 20
+    assert [row["name"] for row in found["layers"]] == [node.name for node in onnx_nodes.read(path)]
+    json.dumps(found, allow_nan=False)
+
+
+def test_without_an_engine_it_builds_one_that_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    board = _board(tmp_path, monkeypatch, "8.2")
+    path = board.put(network())
+    found = _measure(board, path, FP16)
+    assert found["engine"] is None
+    assert found["built"]["tool"] == "FAKE trtexec of TensorRT 8.2.1"
+    assert found["built"]["memory"]["workspace_bytes"] > 0
+    assert board.engines.keys() == []
+
+
+@pytest.mark.parametrize("other", [{"precision": []}, {**FP16, "sparsity": True}, {**FP16, "optimization_level": 1}])
+def test_an_engine_for_something_else_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, Any]
+):
+    board = _board(tmp_path, monkeypatch, "8.6")
+    path = board.put(network())
+    board.build(path, other)
+    assert _measure(board, path, FP16)["engine"] is None
+
+
+def test_nor_is_one_of_another_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    board = _board(tmp_path, monkeypatch, "8.5")
+    path = board.put(network())
+    board.build(path, FP16)
+    write_trtexec(tmp_path / "root" / PLACE, "8.6")
+    assert _measure(board, path, FP16)["built"]["version"] == "8.6.2"
+
+
+def test_a_damaged_engine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    board = _board(tmp_path, monkeypatch, "10.3")
+    path = board.put(network())
+    plan = Path(board.build(path, FP16)["path"])
+    plan.write_bytes(plan.read_bytes()[:-1])
+    with pytest.raises(Refusal) as caught:
+        _measure(board, path, FP16)
+    assert caught.value.code == "engine-damaged"
+
+
+def test_an_open_batch_is_one_sample_and_what_a_profile_says_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without shapes the program takes 1 for every open size, and says so: it is told them."""
+    board = _board(tmp_path, monkeypatch, "8.5")
+    for name, proto, profile in (
+        ("batch", network(batch="N"), None),
+        ("sizes", network(batch="N", size="S"), {"x": [[1, 3, 8, 8], [1, 3, 16, 16], [1, 3, 32, 32]]}),
+    ):
+        path, options = board.put(proto), {**FP16, "profile": profile}
+        board.build(path, options)
+        found = _measure(board, path, options)
+        assert found["engine"] is not None, name
+        assert found["notes"] == [], name
+
+
+def test_sizes_that_trtexec_chose_itself_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    board = _board(tmp_path, monkeypatch, "8.5")
+    path = board.put(network(batch="N"))
+    board.build(path, FP16)
+    monkeypatch.setattr(trtexec_beside, "_shapes", lambda *_: {})
+    (note,) = _measure(board, path, FP16)["notes"]
+    assert "Dynamic dimensions required for input: x" in note
+
+
+def test_shapes_of_the_kept_engine():
+    inputs = [{"name": "x", "shape": [-1, 3, 8, 8]}, {"name": "y", "shape": [1, 4]}]
+    assert trtexec_beside._shapes({}, inputs) == {"x": [1, 3, 8, 8]}
+    assert trtexec_beside._shapes({"x": [[1], [2], [4]]}, inputs) == {"x": [2]}
+
+
+def test_int8_where_the_gpu_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    board = _board(tmp_path, monkeypatch, "8.2")
+    monkeypatch.setenv("EDGESMITH_FAKE_CUDA_COMPUTE", "5.3")
+    with pytest.raises(Refusal, match=r"compute capability 5\.3\) does not compute in int8") as caught:
+        _measure(board, board.put(network()), {"precision": ["int8"]})
+    assert caught.value.code == "no-int8"
+
+
+def test_sparsity_where_the_gpu_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    board = _board(tmp_path, monkeypatch, "8.2")
+    monkeypatch.setenv("EDGESMITH_FAKE_CUDA_COMPUTE", "7.2")
+    found = _measure(board, board.put(network()), {**FP16, "sparsity": True})
+    assert found["notes"] == ["this GPU has no 2:4 sparsity: the flag was left out"]
+
+
+def test_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    board = _board(tmp_path, monkeypatch, "8.2")
+    monkeypatch.setenv("EDGESMITH_FAKE_CUDA_DEVICES", "0")
+    with pytest.raises(Refusal) as caught:
+        _measure(board, board.put(network()), FP16)
+    assert caught.value.code == "no-gpu"
