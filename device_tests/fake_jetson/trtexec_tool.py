@@ -17,8 +17,11 @@ _PROJECT = Path(__file__).resolve().parents[2]
 _PROGRAM = '''#!{python}
 """FAKE trtexec of TensorRT {text}: there is none here. Written by edgesmith, for trying out board code."""
 
+import signal
 import sys
 
+# As a C program: whoever reads the first line only hears no complaint.
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 sys.path.insert(0, {project!r})
 
 from device_tests.fake_jetson.trtexec_program import main

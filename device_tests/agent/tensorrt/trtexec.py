@@ -25,8 +25,8 @@ ENDS_S = 5
 
 _BANNER = re.compile(r"TensorRT\.trtexec \[TensorRT v(\d+(?:\.\d+)*)\]")
 _LINE = re.compile(r"(?:\[\d\d/\d\d/\d{4}-[\d:]+\] )?\[([FEWIV])\] (?:\[TRT\] )?(.*)", re.DOTALL)
-# A cause that the parser of TensorRT 8 puts into a line of its own, with no mark of the log.
-_LOOSE = re.compile(r"\[\d+\] Assertion failed|terminate called|Cuda failure|\s*what\(\):")
+# Causes in lines of their own, with no mark of the log: the parser's second line, and what ends the program.
+_LOOSE = re.compile(r"\[\d+\] Assertion failed|In node -?\d+ with name|terminate called|Cuda failure|\s*what\(\):")
 _FAILED = "&&&& FAILED"
 _DEATH_SIGNAL = 1
 

@@ -39,7 +39,7 @@ def build_failed(status, log, nodes, limits):
     refused = _any(status, log)
     if refused is not None:
         return refused
-    if any(_NOT_PARSED.search(line) for line in log.errors):
+    if not _out_of_memory(log) and any(_NOT_PARSED.search(line) for line in log.errors):
         return failures.parse_failed(_parser_errors(log.errors), nodes, log)
     return failures.build_failed(log, nodes, limits)
 
@@ -49,7 +49,7 @@ def run_failed(status, log):
     refused = _any(status, log)
     if refused is not None:
         return refused
-    if any(_MEMORY.search(line) for line in log.errors):
+    if _out_of_memory(log):
         return Refusal("not-enough-memory", "the board ran out of memory: " + log.last_errors(), errors=log.errors[:10])
     if any(_NOT_READ.search(line) for line in log.errors):
         told = "TensorRT does not take the engine: %s" % log.last_errors()
@@ -58,11 +58,10 @@ def run_failed(status, log):
 
 
 def _any(status, log):
-    """What may go wrong at any time; None where it is nothing of that."""
-    if status < 0:
-        name = _signal_name(-status)
-        hint = ": the kernel does that when memory is used up" if status == -signal.SIGKILL else ""
-        return Refusal("runtime-crashed", "%s ended trtexec%s" % (name, hint), signal=name, errors=log.errors[:10])
+    """What may go wrong at any time; None where it is nothing of that.
+
+    The signal comes last: many a version says what is wrong and then aborts.
+    """
     unknown = [found.group(1) for found in map(_OPTION.search, log.errors) if found]
     if unknown:
         told = "this trtexec does not know %s" % ", ".join(unknown)
@@ -70,7 +69,17 @@ def _any(status, log):
     lost = [line for line in log.errors if _NO_GPU.search(line)]
     if lost:
         return Refusal("no-gpu", "CUDA cannot be used here: %s" % lost[0])
+    if status < 0 and not _out_of_memory(log):
+        name = _signal_name(-status)
+        hint = ": the kernel does that when memory is used up" if status == -signal.SIGKILL else ""
+        said = "; it said: " + log.last_errors() if log.errors else ""
+        told = "%s ended trtexec%s%s" % (name, hint, said)
+        return Refusal("runtime-crashed", told, signal=name, errors=log.errors[:10])
     return None
+
+
+def _out_of_memory(log):
+    return any(_MEMORY.search(line) for line in log.errors)
 
 
 def _parser_errors(lines):
@@ -78,10 +87,11 @@ def _parser_errors(lines):
     found = []
     for line in lines:
         at = _NODE.search(line)
-        if at:
-            found.append({"code": "parser", "node": int(at.group(1) or at.group(2)), "text": line})
-        elif _CAUSE.search(line) and found:
-            # Up to 8 the cause is in lines of its own, after the node's.
+        node = int(at.group(1) or at.group(2)) if at else None
+        if at and (not found or found[-1]["node"] != node):
+            found.append({"code": "parser", "node": node, "text": line})
+        elif found and (at or _CAUSE.search(line)):
+            # The cause is in lines of its own, after the node's.
             found[-1]["text"] += " " + line
     return found
 
