@@ -122,7 +122,7 @@ def test_a_mode_of_the_command_line_is_in_the_document_and_the_report(place: Pla
     assert "15W, clocks held, set for this (before: MAXN_SUPER) and put back afterwards" in page
     assert "idle power included" in page
     assert "module input, carrier board excluded" in page
-    assert page.count('<th scope="col" class="n">Power, W</th>') == 1
+    assert page.count('<th scope="col" class="n">Power,<br>W</th>') == 1
 
 
 @pytest.mark.slow
