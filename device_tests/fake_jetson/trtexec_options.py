@@ -1,7 +1,7 @@
 """Which options each version of trtexec knows, as far as edgesmith uses them or could by mistake.
 
-Read in NVIDIA/TensorRT, samples/common/sampleOptions.cpp, of 8.0, one between 8.2 and 8.6, 10.0 and 11.1, and otherwise
-as its release notes have it; where a version was not read, its neighbours' options are assumed.
+Read in NVIDIA/TensorRT, samples/common/sampleOptions.cpp, of 8.0, 8.2, 8.4, 10.x and 11.1, in whole or in part; where a
+version was not read, its neighbours' options are assumed. Of 10 and later it is not known whether --nvtxMode is gone.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _SPANS: Mapping[str, tuple[Version, Version]] = {
     "--buildOnly": ((8, 0), (8, 99)),
     "--skipInference": ((8, 6), LAST),
     "--nvtxMode": ((8, 0), (8, 99)),
-    "--profilingVerbosity": ((8, 4), LAST),
+    "--profilingVerbosity": ((8, 2), LAST),
     "--exportLayerInfo": ((8, 2), LAST),
     "--builderOptimizationLevel": ((8, 6), LAST),
     "--versionCompatible": ((8, 6), LAST),
@@ -63,7 +63,7 @@ _SPANS: Mapping[str, tuple[Version, Version]] = {
 
 _DEPRECATED: Mapping[str, Version] = {
     "--workspace": (8, 4),
-    "--nvtxMode": (8, 4),
+    "--nvtxMode": (8, 2),
     "--buildOnly": (8, 6),
     "--noDataTransfers": (11, 0),
     "--useSpinWait": (11, 0),

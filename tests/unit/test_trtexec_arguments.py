@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 BUILDS = {
     (8, 0, 1): "--buildOnly --nvtxMode=verbose --workspace=256 --fp16 --int8",
-    (8, 2, 1): "--buildOnly --nvtxMode=verbose --workspace=256 --fp16 --int8",
+    (8, 2, 1): "--buildOnly --profilingVerbosity=detailed --workspace=256 --fp16 --int8",
     (8, 4, 1): "--buildOnly --profilingVerbosity=detailed --memPoolSize=workspace:256 --fp16 --int8",
     (8, 5, 2): "--buildOnly --profilingVerbosity=detailed --memPoolSize=workspace:256 --fp16 --int8",
     (8, 6, 2): "--skipInference --profilingVerbosity=detailed --memPoolSize=workspace:256 --fp16 --int8",

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from device_tests.agent.protocol import Deadline, Refusal
-from device_tests.agent.tensorrt import onnx_nodes, trtexec_beside
+from device_tests.agent.tensorrt import onnx_inputs, onnx_nodes, trtexec_beside
 from device_tests.fake_jetson.trtexec_tool import PLACE, write_trtexec
 from tests.fake_tensorrt_board import VERSIONS, Board, network
 
@@ -98,19 +100,53 @@ def test_an_open_batch_is_one_sample_and_what_a_profile_says_holds(tmp_path: Pat
         assert found["notes"] == [], name
 
 
+def test_an_open_size_that_nobody_told_is_refused_and_not_taken_for_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    board = _board(tmp_path, monkeypatch, "8.5")
+    with pytest.raises(Refusal, match=r"x \[-1, 3, -1, -1\]") as caught:
+        _measure(board, board.put(network(batch="N", size="S")), FP16)
+    assert caught.value.code == "profile-missing"
+
+
 def test_sizes_that_trtexec_chose_itself_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     board = _board(tmp_path, monkeypatch, "8.5")
     path = board.put(network(batch="N"))
     board.build(path, FP16)
-    monkeypatch.setattr(trtexec_beside, "_shapes", lambda *_: {})
+    # As if the file were one that we cannot read.
+    monkeypatch.setattr(onnx_inputs, "read", lambda _path: [])
     (note,) = _measure(board, path, FP16)["notes"]
     assert "Dynamic dimensions required for input: x" in note
 
 
-def test_shapes_of_the_kept_engine():
-    inputs = [{"name": "x", "shape": [-1, 3, 8, 8]}, {"name": "y", "shape": [1, 4]}]
-    assert trtexec_beside._shapes({}, inputs) == {"x": [1, 3, 8, 8]}
-    assert trtexec_beside._shapes({"x": [[1], [2], [4]]}, inputs) == {"x": [2]}
+def test_its_own_engine_is_built_for_the_open_sizes_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    board = _board(tmp_path, monkeypatch, "8.5")
+    _measure(board, board.put(network(batch="N")), FP16)
+    told = json.loads((board.folder / "scratch" / "engine.plan").read_text())["options"]
+    assert "--minShapes=x:1x3x8x8" in told
+    assert "--maxShapes=x:1x3x8x8" in told
+
+
+def test_inputs_are_read_from_the_file(tmp_path: Path):
+    def value(name: str, shape: list[Any] | None) -> onnx.ValueInfoProto:
+        return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
+    inputs = [
+        value("x", ["N", 3, None]),
+        value("big", [1, 300]),
+        value("w", [2]),
+        value("scalar", []),
+        value("any", None),
+    ]
+    weight = onnx.numpy_helper.from_array(np.zeros(2, np.float32), "w")
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", inputs, [value("y", None)], [weight])
+    path = tmp_path / "net.onnx"
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    found = [("x", [-1, 3, -1]), ("big", [1, 300]), ("scalar", []), ("any", [])]
+    assert onnx_inputs.read(str(path)) == found
+    whole = path.read_bytes()
+    for content in (b"", b"no model", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        assert onnx_inputs.read(str(path)) == []
 
 
 def test_int8_where_the_gpu_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -5,9 +5,8 @@ a CUDA graph unless it was asked for. Up to 10 the transfers are on, waiting and
 the other way round, and what was an option before has no effect any more. In every version two queries overlap, the
 next one's inputs with this one's computing, unless `--exposeDMA` is given.
 
-Read in trtexec's own sources (NVIDIA/TensorRT, samples/common/sampleOptions.cpp and sampleInference.cpp): 8.0, one
-between 8.2 and 8.6, 10.0 and 11.1. For the versions between, and 11.4, the neighbours' options are assumed to hold; so
-is `--nvtxMode` for 8.2.
+Read in trtexec's own sources (NVIDIA/TensorRT, samples/common/sampleOptions.cpp and sampleInference.cpp) of 8.0, 8.2,
+8.4, 8.6, 10.0 and 11.1, in whole or in part. For the versions between, and 11.4, the neighbours' options are assumed.
 """
 
 from device_tests.agent.protocol import Refusal
@@ -17,7 +16,7 @@ TYPED = (11,)
 """From here on the file's own types hold, and the defaults are turned round."""
 LAYER_INFO = (8, 2)
 MEMORY_POOLS = (8, 4)
-VERBOSITY = (8, 4)
+VERBOSITY = (8, 2)
 LEVELS = (8, 6)
 VERSION_COMPATIBLE = (8, 6)
 SKIP_INFERENCE = (8, 6)

@@ -15,7 +15,9 @@ from device_tests.agent.tensorrt import (
     engines,
     identity,
     memory_plan,
+    onnx_inputs,
     onnx_nodes,
+    shapes,
     trtexec,
     trtexec_engine,
 )
@@ -40,7 +42,7 @@ def measure(onnx_path, options, folder, scratch, event, deadline, root=None, **h
         built one, and "built": what `trtexec_engine.build` tells then.
 
     Raises:
-        Refusal: of those two; "no-trtexec", "no-gpu", "no-int8", "engine-damaged".
+        Refusal: of those two; "no-trtexec", "no-gpu", "no-int8", "engine-damaged", "profile-missing".
     """
     root = root or Root()
     tool = trtexec.find(root)
@@ -48,16 +50,18 @@ def measure(onnx_path, options, folder, scratch, event, deadline, root=None, **h
     compute, free_bytes = _gpu(options.get("cuda") or "auto")
     wanted = identity.identity(options, tool.text, compute, identity.gpu_name(root))
     store, built, notes = engines.Engines(folder), None, []
+    # As the binding's build has them: trtexec itself would take 1 for every open size, and time a network of nothing.
+    ranges = shapes.ranges(onnx_inputs.read(onnx_path), options.get("profile"))
+    options = dict(options, profile=ranges, shapes={name: three[1] for name, three in ranges.items()})
     record = _kept(store, wanted, tool.version)
     if record is not None:
         store.read(record)
-        plan, sizes = os.path.join(store.folder(record["key"]), engines.PLAN), record["inputs"]
+        plan = os.path.join(store.folder(record["key"]), engines.PLAN)
     else:
-        plan, sizes = os.path.join(scratch, engines.PLAN), []
+        plan = os.path.join(scratch, engines.PLAN)
         options = _possible(options, compute, notes)
         limits = _limits(root, onnx_path, options, free_bytes)
         built = trtexec_engine.build(tool, onnx_path, plan, options, limits, Log(), deadline, event)
-    options = dict(options, shapes=_shapes(options.get("profile") or {}, sizes))
     nodes = onnx_nodes.read(onnx_path)
     found = trtexec_engine.measure(tool, plan, options, scratch, Log(), deadline, nodes, **how)
     kept = {"key": record["key"], "sha256": record["sha256"]} if record is not None else None
@@ -106,12 +110,3 @@ def _possible(options, compute, notes):
 def _limits(root, onnx_path, options, free_bytes):
     asked = options.get("workspace_bytes"), options.get("optimization_level")
     return memory_plan.plan(root, free_bytes, os.path.getsize(onnx_path), *asked)
-
-
-def _shapes(ranges, inputs):
-    """Input -> the likeliest shape, of those that are open: one sample, where only the batch is."""
-    found = {name: shapes[1] for name, shapes in ranges.items()}
-    for one in inputs:
-        if -1 in one["shape"]:
-            found.setdefault(one["name"], [1 if size == -1 else size for size in one["shape"]])
-    return found
