@@ -13,6 +13,7 @@ from edgesmith.toolchain import version
 from edgesmith.types import Device
 from targets import board_profiles, wheels
 from targets.board_profiles import BoardProfile
+from targets.board_runtime import shown
 
 if TYPE_CHECKING:
     from device_tests.session import BoardSession
@@ -95,7 +96,7 @@ def facts(record: CapabilityRecord) -> Iterator[tuple[str, str]]:
     for target, why in sorted(record.missing.items()):
         yield target, f"no runtime: {why}"
     if record.runtimes:
-        yield "runtimes", ", ".join(f"{package} {text}" for package, text in sorted(record.runtimes.items()))
+        yield "runtimes", shown(dict(sorted(record.runtimes.items())))
     if record.l4t or record.tensorrt or record.cuda:
         yield "nvidia", _nvidia(record)
     if record.power_mode or record.power_modes:

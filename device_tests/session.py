@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from device_tests import deploy, lease, measure, measured, power
+from device_tests import deploy, engines, lease, measure, measured, power
 from device_tests.agent_client import Refused
 from device_tests.agent_link import AgentLink
 from device_tests.agent_zip import AgentZip, build_agent
@@ -19,9 +20,9 @@ from device_tests.install import no_runtime
 from device_tests.lease import Heartbeat
 from device_tests.measured import Arrays, Inferred
 from device_tests.probe import probe
-from edgesmith.errors import BoardError, InternalError
-from edgesmith.progress import Progress
-from edgesmith.types import Artifact, BoardInfo, Device, Lease, LeaseRequest, Measurement, MeasureProtocol
+from edgesmith.errors import BoardError, BuildRefused, InternalError
+from edgesmith.progress import Progress, Task
+from edgesmith.types import Artifact, BoardInfo, Device, Engine, Lease, LeaseRequest, Measurement, MeasureProtocol
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,6 +78,7 @@ class BoardSession:
         self._heartbeat: Heartbeat | None = None
         self._hello: Mapping[str, Any] = {}
         self._info: BoardInfo | None = None
+        self._engines: dict[str, Engine | BuildRefused] = {}
 
     @property
     def info(self) -> BoardInfo:
@@ -91,6 +93,11 @@ class BoardSession:
         return self._progress
 
     @property
+    def local_root(self) -> Path:
+        """Folder here for what belongs to boards."""
+        return self._local_root
+
+    @property
     def connection(self) -> Connection:
         """The link to the board."""
         return self._link.connection
@@ -100,15 +107,17 @@ class BoardSession:
         """The last lines of the agent's stderr; empty where it was never started."""
         return self._link.log
 
-    def ask(self, method: str, params: Mapping[str, Any], deadline: Deadline) -> Mapping[str, Any]:
-        """Asks the agent.
+    def ask(
+        self, method: str, params: Mapping[str, Any], deadline: Deadline, task: Task | None = None
+    ) -> Mapping[str, Any]:
+        """Asks the agent; `task` shows how far it is.
 
         Raises:
             Refused: it answered with an error.
             BoardBusy: the lease was lost meanwhile; whatever was done since counts for nothing.
             BoardError, ConnectionLost, DeadlineExceeded: there was no answer.
         """
-        return self._link.ask(method, params, deadline)
+        return self._link.ask(method, params, deadline, task)
 
     def abort(self) -> None:
         """Cuts the link at once, from any thread: what waits on it raises ConnectionLost."""
@@ -126,6 +135,24 @@ class BoardSession:
         """
         return self._push({sha256: path})
 
+    def build(self, artifact: Artifact) -> Engine:
+        """Has the board build its engine of an artifact, or find it; asked once in a session, whatever comes of it.
+
+        Raises:
+            BuildRefused: it cannot, or will not.
+            BoardBusy, ConnectionLost, DeadlineExceeded: as in `measure`.
+        """
+        if artifact.sha256 not in self._engines:
+            self.push(artifact.path, artifact.sha256)
+            try:
+                self._engines[artifact.sha256] = engines.build(self, artifact)
+            except BuildRefused as refused:
+                self._engines[artifact.sha256] = refused
+        found = self._engines[artifact.sha256]
+        if isinstance(found, BuildRefused):
+            raise found
+        return found
+
     def measure(
         self, artifacts: Sequence[Artifact], x: NDArray[Any], protocol: MeasureProtocol
     ) -> list[Measurement | BoardError]:
@@ -137,8 +164,9 @@ class BoardSession:
             protocol: how.
 
         Returns:
-            In order. An artifact whose runtime is missing or crashed is a `BoardError` in its place: the others
-            keep their measurement. A power mode that the board refuses is the error of all of them.
+            In order. An artifact whose runtime is missing or crashed, or whose engine was not built, is a `BoardError`
+            in its place: the others keep their measurement. A power mode that the board refuses is the error of all of
+            them.
 
         Raises:
             BoardError: the board as a whole failed.
@@ -146,11 +174,11 @@ class BoardSession:
             ConnectionLost, DeadlineExceeded: the link, or the board's silence.
         """
         found: list[Measurement | BoardError | None] = [
-            self.no_runtime(measured.runner(artifact)) for artifact in artifacts
+            self.no_runtime(measured.runner(artifact)) or self._not_built(artifact) for artifact in artifacts
         ]
         able = [artifact for artifact, error in zip(artifacts, found, strict=True) if error is None]
         if able:
-            results = iter(self._measure(able, x, protocol))
+            results = iter(list(self._measure(able, x, protocol)))  # to its end: it cleans up there
             found = [next(results) if error is None else error for error in found]
         return [one for one in found if one is not None]
 
@@ -162,6 +190,8 @@ class BoardSession:
             BoardBusy, ConnectionLost, DeadlineExceeded: as in `measure`.
         """
         if (unable := self.no_runtime(measured.runner(artifact))) is not None:
+            raise unable
+        if (unable := self._not_built(artifact)) is not None:
             raise unable
         inputs = self._push_inputs([artifact], x)
         params = {"artifact": measured.asked(artifact), "inputs": inputs, "threads": 1}
@@ -221,10 +251,21 @@ class BoardSession:
         self._push({artifact.sha256: artifact.path for artifact in artifacts} | {encoded.sha256: encoded.path})
         return {"sha256": encoded.sha256, "dtype": encoded.dtype}
 
+    def _not_built(self, artifact: Artifact) -> BuildRefused | None:
+        """Why the board has no engine of an artifact; None where it has, or needs none."""
+        if not engines.is_built(artifact):
+            return None
+        try:
+            self.build(artifact)
+        except BuildRefused as error:
+            return error
+        return None
+
     def _measure(
         self, artifacts: Sequence[Artifact], x: NDArray[Any], protocol: MeasureProtocol
     ) -> Iterator[Measurement | BoardError]:
-        params = measured.request(artifacts, self._push_inputs(artifacts, x), protocol)
+        inputs = self._push_inputs(artifacts, x)
+        params = measured.request(artifacts, inputs, protocol)
         until = Deadline.after(protocol.timeout_seconds * len(artifacts) + power.patience_s(protocol.power))
         with self._progress.task(f"measure on {self.device.name}", total=1.0) as task:
             try:
@@ -241,9 +282,13 @@ class BoardSession:
                     refused = Refused(self.device.name, one["error"])
                     yield measured.artifact_error(artifact, self.device, refused)
                 else:
-                    yield measured.measurement(
+                    taken = measured.measurement(
                         one, told, arrays, device=self.device.name, board=self.info, protocol=protocol
                     )
+                    engine = self._engines.get(artifact.sha256)
+                    if isinstance(engine, Engine):
+                        taken = replace(taken, engine=engines.profile(self, artifact, inputs, engine))
+                    yield taken
 
     @contextlib.contextmanager
     def _arrays(self, folder: str) -> Iterator[Arrays]:

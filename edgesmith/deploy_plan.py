@@ -71,6 +71,7 @@ class DeployPlan:
         wanted = [row for row in rows if row.variant == variant and self._target in ("", row.target)]
         if device.transport == "fake" or any(row.fake for row in wanted):
             raise InputError(f"{device.name}: a scripted board: what passes there has run nowhere.")
+        wanted = self._finished_files(device, wanted)
         passing = {p50: row for row in wanted if row.verdict is Verdict.PASS and (p50 := _p50(row)) is not None}
         if not passing:
             told = ", ".join(f"{row.target} {row.variant} {row.verdict}" for row in wanted)
@@ -81,6 +82,22 @@ class DeployPlan:
                 "name them with --device.",
             )
         return passing[min(passing)]
+
+    def _finished_files(self, device: Device, rows: Sequence[DeviceResult]) -> list[DeviceResult]:
+        """Those whose artifact runs as it is. A release holds no engine yet, and without one nothing would answer.
+
+        Raises:
+            InputError: there are only others.
+        """
+        found = [row for row in rows if row.engine is None]
+        if rows and not found:
+            raise InputError(
+                f"{device.name}: an engine that the board builds ({rows[0].target}) cannot be released yet: only "
+                "finished files can.",
+                next_step="`edgesmith run` has built it on the board already; for a release, name another target that "
+                "the run measured there with --target, such as onnxruntime.",
+            )
+        return found
 
     def _request(self, row: DeviceResult, keep: int) -> ReleaseRequest:
         if row.artifact is None:  # a row that passed has one

@@ -11,6 +11,7 @@
     |   |-- DeadlineExceeded        a wait ran out
     |   |-- BoardError              the board answered, and the answer was a refusal or a crash
     |   |   |-- AgentEnded               our own program there is gone
+    |   |   |-- BuildRefused             it built no engine from an artifact
     |   |   |-- PowerModeRefused         it was not put into the power mode that was asked for
     |   |   `-- Quarantined              the board has to pass a health check first
     |   `-- BoardBusy               somebody else holds the board
@@ -116,6 +117,20 @@ class PowerModeRefused(BoardError):
     def __init__(self, what: str, *, code: str, next_step: str = "") -> None:
         super().__init__(what, next_step=next_step)
         self.code = code
+
+
+class BuildRefused(BoardError):
+    """The board built no engine from an artifact.
+
+    Attributes:
+        code: why, for machines: "no-implementation", "not-enough-memory", "parse-failed", ...
+        nodes: of the artifact's graph, that it cannot build; empty where it is about none in particular.
+    """
+
+    def __init__(self, what: str, *, code: str, nodes: tuple[str, ...] = (), next_step: str = "") -> None:
+        super().__init__(what, next_step=next_step)
+        self.code = code
+        self.nodes = nodes
 
 
 class Quarantined(BoardError):

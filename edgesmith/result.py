@@ -158,6 +158,57 @@ class PowerModeRecord(Record):
     restored: bool | None = Field(description="Whether it is as before; null where nothing was changed.")
 
 
+class EnginePartRecord(Record):
+    """One part of a run, on the board's own GPU clock."""
+
+    p50_ms: float
+    p95_ms: float
+
+
+class EnginePartsRecord(Record):
+    """Where the time of a run goes. Taken in runs of their own, after those that are judged."""
+
+    to_device: EnginePartRecord
+    compute: EnginePartRecord
+    to_host: EnginePartRecord
+    runs: int
+
+
+class EngineLayerRecord(Record):
+    """One layer of an engine; each was waited for, so their sum is no latency."""
+
+    name: str
+    kind: str | None
+    precision: str | None
+    time_ms: float | None
+    sources: tuple[str, ...] = Field(description="ONNX nodes that it was made of; empty where unknown.")
+    is_range: bool = Field(description="`sources` are the ends of a piece of the graph.")
+
+
+class EngineRecord(Record):
+    """What the board built from the artifact, and ran."""
+
+    key: str = Field(description="Names it in the board's cache: a hash of everything it is valid for.")
+    sha256: str
+    size_bytes: int
+    cached: bool = Field(description="The board had it already.")
+    because: str = Field(description="Why it was built; empty where it was there.")
+    seconds: float = Field(description="That its build took, now or then.")
+    tensorrt: str
+    cuda: str
+    compute: str = Field(description="Compute capability of the GPU.")
+    gpu: str
+    precision: tuple[str, ...] = Field(description="What the builder was allowed beside float32.")
+    layer_count: int
+    layer_precisions: dict[str, int] = Field(description="How many layers compute in each, where the board tells.")
+    device_memory_bytes: int | None
+    notes: tuple[str, ...] = Field(description="What was asked for and not done; how memory was made do with.")
+    fake: bool = Field(description="It is of a FAKE TensorRT, which runs on the CPU.")
+    parts: EnginePartsRecord | None = None
+    layers: tuple[EngineLayerRecord, ...] = Field(default=(), description="The slowest ones first.")
+    profile_reason: str | None = Field(default=None, description="Why parts and layers are missing.")
+
+
 Variant = Literal["float", "compressed", "uniform"]
 """What an artifact was made of: the float model, what the recipe made of it, or the same with none of the layers in
 float32 that the accuracy search kept: measured for what they cost, never judged."""
@@ -214,6 +265,7 @@ class DeviceResult(Record):
     energy_mj_reason: str | None = None
     power: PowerRecord | None = Field(default=None, description="Null where `energy_mj` is, for the same reason.")
     power_mode: PowerModeRecord | None = Field(default=None, description="Null where the board has no power modes.")
+    engine: EngineRecord | None = Field(default=None, description="Null where the board runs the artifact as it is.")
     validity: Validity
     validity_reasons: tuple[str, ...] = ()
     verdict: Verdict

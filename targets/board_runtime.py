@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from edgesmith.types import BoardInfo, Device
+from edgesmith.types.boards import FAKE
 from targets import board_profiles
 from targets.base import RuntimeFacts
 from targets.board_profiles import BoardProfile
@@ -24,6 +27,14 @@ def runtime_facts(device: Device, info: BoardInfo, runner: str) -> RuntimeFacts 
     profile = _profile(device, info)
     known = profile.jetson.compute if profile is not None and profile.jetson is not None else ""
     return RuntimeFacts(version=info.runtimes[runner], compute=info.runtimes.get(_COMPUTE) or known)
+
+
+def shown(runtimes: Mapping[str, str]) -> str:
+    """A board's runtimes for people: the GPU's capability is no package, and what is FAKE comes first."""
+    packages = [f"{name} {version}" for name, version in runtimes.items() if name not in (_COMPUTE, FAKE)]
+    fake = [f"FAKE {runtimes[FAKE]}"] if FAKE in runtimes else []
+    gpu = [f"GPU of compute capability {runtimes[_COMPUTE]}"] if _COMPUTE in runtimes else []
+    return ", ".join((*fake, *packages, *gpu))
 
 
 def is_jetson(device: Device, info: BoardInfo | None) -> bool:

@@ -41,6 +41,31 @@ class Excluded:
     layers: tuple[str, ...]
 
 
+def int8_ops(request: CompileRequest, artifact: Artifact, nodes: Collection[str]) -> tuple[PlanOp, ...]:
+    """The plan's ops that compute in int8 in a file and that some of its nodes belong to.
+
+    Args:
+        request: that the artifact was made by; with a plan.
+        artifact: the file that the board could not build.
+        nodes: names of its ONNX nodes, as the builder on the board told them.
+
+    Raises:
+        ModelError: there are none, so that leaving them in float would change nothing.
+    """
+    if request.plan is None:
+        raise InternalError("a file without a plan has nothing in int8.")
+    planned = plan_files.read(request.plan)
+    board = tensorrt_versions.reads(request.runtime)
+    found = _ops_behind(artifact, planned, nodes, tensorrt.in_float(planned, board, request.float_ops))
+    if not found:
+        raise ModelError(
+            f"{artifact.path.name}: the board cannot build {', '.join(sorted(nodes)) or 'it'}, and it is not for int8: "
+            "nothing of it is computed in int8.",
+            next_step="Scheme 'float16' shows whether the board can build the network at all.",
+        )
+    return tuple(found)
+
+
 def exclude(
     model: Model, request: CompileRequest, artifact: Artifact, nodes: Collection[str], progress: Progress
 ) -> Excluded:
@@ -56,17 +81,7 @@ def exclude(
     Raises:
         ModelError: none of the nodes computes in int8, so that leaving it in float would change nothing.
     """
-    if request.plan is None:
-        raise InternalError("a file without a plan has nothing in int8.")
-    planned = plan_files.read(request.plan)
-    board = tensorrt_versions.reads(request.runtime)
-    found = _ops_behind(artifact, planned, nodes, tensorrt.in_float(planned, board, request.float_ops))
-    if not found:
-        raise ModelError(
-            f"{artifact.path.name}: the board cannot build {', '.join(sorted(nodes)) or 'it'}, and it is not for int8: "
-            "nothing of it is computed in int8.",
-            next_step="Scheme 'float16' shows whether the board can build the network at all.",
-        )
+    found = int8_ops(request, artifact, nodes)
     floats = request.float_ops | {op.name for op in found}
     next_request = dataclasses.replace(request, float_ops=floats, name=f"{_stem(request)}-{len(floats)}-in-float")
     return Excluded(

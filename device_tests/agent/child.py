@@ -56,6 +56,7 @@ class Child:
 
     def load(self, params, _deadline, _event):
         """Reads the artifact and the samples. Result: what the runtime says about them."""
+        from device_tests.agent.cuda.errors import CudaError
         from device_tests.agent.samples import Samples
 
         try:
@@ -63,6 +64,8 @@ class Child:
             self._runner = module.Runner(params["path"], params["threads"], params.get("options", {}))
         except ImportError as error:
             raise Refusal("runtime-missing", str(error)) from None
+        except CudaError as error:  # a RuntimeError: the GPU's state is not the model's fault
+            raise Refusal("cuda-failed", "CUDA failed while the model was loaded: %s" % error) from None
         except (RuntimeError, ValueError) as error:
             raise Refusal("model-refused", "%s: %s" % (type(error).__name__, error)) from None
         except Exception as error:

@@ -14,7 +14,7 @@ from device_tests.judge import judge
 from edgesmith import known_answers, power_rows
 from edgesmith.errors import EXIT_OK, GateFailed, InfrastructureError, UnstableMeasurement
 from edgesmith.files import safe_name
-from edgesmith.pipeline import float_layers
+from edgesmith.pipeline import engine_rows, float_layers
 from edgesmith.pipeline.boards import BoardOutcome
 from edgesmith.pipeline.build import Built
 from edgesmith.pipeline.host import Outputs
@@ -187,7 +187,7 @@ def _measured(
     return DeviceResult(
         device=outcome.device.name,
         emulated=measured.board.emulated,
-        fake=measured.board.fake,
+        fake=measured.fake,
         target=built.wanted.target,
         variant=built.wanted.variant,
         artifact=artifact_record(built, folder),
@@ -202,11 +202,13 @@ def _measured(
         peak_rss_bytes=measured.peak_rss_bytes,
         peak_rss_bytes_reason=measured.peak_rss_reason,
         **power_rows.figures(measured),
+        engine=engine_rows.record(measured),
         validity=measured.validity,
         validity_reasons=measured.validity_reasons,
         verdict=judgement.verdict,
         findings=(
             *map(finding_record, (*judgement.findings, *power_rows.findings(measured))),
+            *map(finding_record, engine_rows.findings(built, measured)),
             *lease_findings(outcome.lease),
         ),
         outputs_sha256=measured.outputs_sha256,

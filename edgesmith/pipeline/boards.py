@@ -18,12 +18,16 @@ from device_tests.agent_zip import build_agent
 from device_tests.session import BoardSession
 from edgesmith.errors import InfrastructureError
 from edgesmith.files import sha256_file
+from edgesmith.pipeline import engines
 from edgesmith.pipeline.build import Built
+from edgesmith.pipeline.engines import ThisMachine
 from edgesmith.pipeline.prepare import Prepared
 from edgesmith.pipeline.store import Store
+from edgesmith.pipeline.workspace import Workspace
 from edgesmith.types import (
     BoardInfo,
     Device,
+    Engine,
     Environment,
     Lease,
     Measurement,
@@ -38,6 +42,7 @@ _ENVIRONMENT = TypeAdapter(Environment)
 _PROTOCOL = TypeAdapter(MeasureProtocol)
 _POWER: TypeAdapter[Power | None] = TypeAdapter(Power | None)
 _STATE: TypeAdapter[PowerState | None] = TypeAdapter(PowerState | None)
+_ENGINE: TypeAdapter[Engine | None] = TypeAdapter(Engine | None)
 
 Outcome = Measurement | InfrastructureError
 
@@ -111,7 +116,8 @@ def find_measured(
     """The identical earlier measurement of a device, or None.
 
     Args:
-        now: what the board is; where it is in another power mode than it was measured in, it is measured anew.
+        now: what the board is; where it is in another power mode than it was measured in, or has another version of
+            what builds its engines, it is measured anew.
     """
     key = measurement_key(device, [item.artifact.sha256 for item in built], prepared, store)
     entry = store.find("measurement", key, label=f"measure-{device.name}")
@@ -120,18 +126,30 @@ def find_measured(
     outcomes = tuple(
         _read(entry.folder / str(index), record) for index, record in enumerate(entry.record["measurements"])
     )
+    if any(_other_engine(item, outcome) for item, outcome in zip(built, outcomes, strict=True)):
+        return None
     if own_mode_counts(now, prepared) and any(_mode(outcome) != now.power_mode for outcome in outcomes):
         return None
     return BoardOutcome(device=device, info=outcomes[0].board, built=built, outcomes=outcomes, reused=True)
 
 
-def measure_board(session: BoardSession, built: tuple[Built, ...], prepared: Prepared, store: Store) -> BoardOutcome:
+def measure_board(
+    session: BoardSession,
+    built: tuple[Built, ...],
+    prepared: Prepared,
+    work: Workspace,
+    this_machine: ThisMachine,
+) -> BoardOutcome:
     """Pushes what the board lacks and measures all artifacts in turns; for the board's own thread.
+
+    Args:
+        this_machine: opens a process here that a file is checked in, where the board makes us make another one.
 
     Returns:
         One outcome per artifact: a crash of one loses no other.
     """
-    device = session.device
+    device, store = session.device, work.store
+    built = tuple(engines.fitted(session, item, prepared, work, this_machine) for item in built)
     for item in built:
         session.push(item.artifact.path, item.artifact.sha256)
     protocol = prepared.loaded.config.measure.protocol()
@@ -150,6 +168,14 @@ def is_final(measured: Measurement) -> bool:
 def unreachable(device: Device, built: tuple[Built, ...], error: InfrastructureError) -> BoardOutcome:
     """The outcome of a board that could not be worked with at all."""
     return BoardOutcome(device=device, info=None, built=built, outcomes=tuple(error for _ in built))
+
+
+def _other_engine(item: Built, measured: Measurement) -> bool:
+    """Whether an engine that was measured is not the one that would be built now: of another runtime, or GPU."""
+    runtime, engine = item.wanted.runtime, measured.engine
+    if runtime is None or engine is None:
+        return False
+    return (engine.tensorrt, engine.compute) != (runtime.version, runtime.compute or engine.compute)
 
 
 def _mode(measured: Measurement) -> str | None:
@@ -195,6 +221,7 @@ def _write(folder: Path, measurement: Measurement) -> dict[str, Any]:
         "taken_at": measurement.taken_at,
         "power": _POWER.dump_python(measurement.power, mode="json"),
         "power_state": _STATE.dump_python(measurement.power_state, mode="json"),
+        "engine": _ENGINE.dump_python(measurement.engine, mode="json"),
     }
 
 
@@ -224,5 +251,6 @@ def _read(folder: Path, record: dict[str, Any]) -> Measurement:
         taken_at=record["taken_at"],
         power=_POWER.validate_python(record["power"]),
         power_state=_STATE.validate_python(record["power_state"]),
+        engine=_ENGINE.validate_python(record["engine"]),
         **arrays,
     )

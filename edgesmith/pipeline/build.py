@@ -49,6 +49,7 @@ class Wanted:
         runtime: what the board runs it with; None where one artifact serves all.
         plan: folder of the quantization plan it follows; None: float, or the runtime's own quantizer.
         plan_key: names the plan's content.
+        float_ops: ops of the plan that are left in float all the same: the board has no int8 kernel for them.
     """
 
     target: str
@@ -60,6 +61,7 @@ class Wanted:
     plan: Path | None = None
     plan_key: str = ""
     runtime: RuntimeFacts | None = None
+    float_ops: frozenset[str] = frozenset()
 
     @property
     def label(self) -> str:
@@ -70,7 +72,22 @@ class Wanted:
     def file_name(self) -> str:
         """Of the artifact, without the suffix: two boards of one run may need two files of one variant."""
         board = "" if self.runtime is None else f"-{self.runtime.version}-{self.runtime.compute or 'any'}"
-        return safe_name(f"{self.variant}-{self.scheme.precision}{board}")
+        kept = f"-{len(self.float_ops)}-in-float" if self.float_ops else ""
+        return safe_name(f"{self.variant}-{self.scheme.precision}{board}{kept}")
+
+    def request(self, calibration: SampleSet | None, folder: Path) -> CompileRequest:
+        """What its target is asked for."""
+        return CompileRequest(
+            scheme=self.scheme,
+            per_channel=self.per_channel,
+            calibration=calibration,
+            out_dir=folder,
+            name=self.file_name,
+            board_isa=self.isa or None,
+            plan=self.plan,
+            runtime=self.runtime,
+            float_ops=self.float_ops,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +96,7 @@ class Built:
 
     Attributes:
         comparison: None where the artifact was ready: there is no model to compare it with.
+        in_float: the user's layers that the plan has in int8 and the board could not build in it.
     """
 
     wanted: Wanted
@@ -86,6 +104,7 @@ class Built:
     comparison: Comparison | None
     cached: bool
     seconds: float
+    in_float: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -120,16 +139,7 @@ def build(wanted: Wanted, prepared: Prepared, work: Workspace, fresh_process: Fr
         comparison = _verify(wanted, kept, prepared, work, fresh_process)
         return Built(wanted=wanted, artifact=kept, comparison=comparison, cached=True, seconds=0.0)
     with store.making("artifact", key) as draft, work.progress.task(f"compile {wanted.target} {wanted.variant}"):
-        request = CompileRequest(
-            scheme=wanted.scheme,
-            per_channel=wanted.per_channel,
-            calibration=calibration,
-            out_dir=draft.folder,
-            name=wanted.file_name,
-            board_isa=wanted.isa or None,
-            plan=wanted.plan,
-            runtime=wanted.runtime,
-        )
+        request = wanted.request(calibration, draft.folder)
         made = targets.get(wanted.target).compile(wanted.model, request, work.progress)
         _assert_zeros_shipped(wanted, made, prepared)
         draft.record["artifact"] = _ARTIFACT.dump_python(made, mode="json")
@@ -167,7 +177,9 @@ def kept_artifact(wanted: Wanted, calibration: SampleSet | None, store: Store) -
 
 def artifact_inputs(wanted: Wanted, calibration: SampleSet | None) -> dict[str, object]:
     """Everything an artifact depends on."""
+    kept = {"float_ops": sorted(wanted.float_ops)} if wanted.float_ops else {}
     return {
+        **kept,
         "target": wanted.target,
         "model": wanted.model.sha256,
         "scheme": wanted.scheme.value,

@@ -16,7 +16,7 @@ from device_tests.lease import owner
 from device_tests.quarantine import BoardStates, boards_folder
 from device_tests.session import BoardSession
 from edgesmith.errors import BoardError, InfrastructureError
-from edgesmith.pipeline import assemble, boards
+from edgesmith.pipeline import assemble, boards, engines
 from edgesmith.pipeline.boards import BoardOutcome
 from edgesmith.pipeline.build import Built, checked_here
 from edgesmith.pipeline.compress import steps_are_kept
@@ -111,6 +111,12 @@ def measure_boards(
 ) -> None:
     """Measures every device, or takes its identical measurement from the store, and records its rows."""
     rows: dict[str, Sequence[DeviceResult]] = {}
+    made = {
+        device.name: tuple(
+            engines.as_learned(item, prepared, stage.work, stage.this_machine) for item in built.get(device.name, ())
+        )
+        for device in wanted
+    }
     answers = Parity()
 
     def record(device: Device, found: Sequence[DeviceResult]) -> None:
@@ -124,9 +130,9 @@ def measure_boards(
     to_measure = []
     for device in wanted:
         if error := stage.dead.get(device.name):
-            record(device, _dead_rows(stage, device, built.get(device.name, ()), prepared, error))
+            record(device, _dead_rows(stage, device, made[device.name], prepared, error))
             continue
-        items = built[device.name]
+        items = made[device.name]
         label = f"measure-{device.name}"
         stage.work.replay.step(label, [f"artifact sha256 {item.artifact.sha256}" for item in items])
         kept = boards.find_measured(device, items, prepared, stage.work.store, stage.infos[device.name])
@@ -139,14 +145,14 @@ def measure_boards(
     def measure(session: BoardSession) -> BoardOutcome:
         name = session.device.name
         boards.remember_info(session.device, session.info, stage.work.store)  # the next run goes by it
-        _still_as_met(session, stage.infos[name], built[name])
-        return boards.measure_board(session, built[name], prepared, stage.work.store)
+        _still_as_met(session, stage.infos[name], made[name])
+        return boards.measure_board(session, made[name], prepared, stage.work, stage.this_machine)
 
     def done(measured: Outcome[BoardOutcome]) -> None:
         device, outcome = measured.device, measured.value
         if measured.error is not None:
             stage.work.progress.note(_told(device, measured.error))
-            outcome = boards.unreachable(device, built[device.name], measured.error)
+            outcome = boards.unreachable(device, made[device.name], measured.error)
         if outcome is not None:
             _count(stage, outcome)
             judge(outcome)

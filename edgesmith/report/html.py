@@ -10,12 +10,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from edgesmith.report import figures, float_layers, plots, power, quantization, quantization_plots, statement
+from edgesmith.report import engines, figures, float_layers, plots, power, quantization, quantization_plots, statement
 from edgesmith.report.checks import Check, checks
 from edgesmith.report.figures import Row, one_line
 from edgesmith.report.parity import parity_lines
 from edgesmith.result import BoardRecord, EnvironmentRecord, Result
 from edgesmith.types import Validity, Verdict
+from targets.board_runtime import shown
 
 SYMBOLS = {"PASS": "✓", "FAIL": "✗", "INCONCLUSIVE": "?", "ERROR": "!", statement.NO_VERDICT: "…"}
 
@@ -44,6 +45,7 @@ class DeviceView:
     power_mode: str
     power_mode_told: str
     is_open: bool
+    engines: tuple[engines.EngineView, ...]
 
 
 MOST_DEVIATIONS = 300
@@ -123,6 +125,7 @@ def _environment() -> Environment:
         accuracy=figures.accuracy_text,
         params=_params,
         when=_when,
+        runtimes=shown,
     )
     environment.globals["interval"] = _interval
     return environment
@@ -156,6 +159,7 @@ def _devices(result: Result, run_dir: Path) -> tuple[tuple[DeviceView, ...], str
                 power_mode=power.mode_mark(rows),
                 power_mode_told=power.mode_sentence(rows),
                 surroundings=_surroundings(rows),
+                engines=engines.views(rows),
                 # A long list of boards opens where something is to be seen.
                 is_open=len(by_device) <= 3 or any(r.verdict not in ("", Verdict.PASS.value) for r in rows),
             )
@@ -297,7 +301,7 @@ def _how_measured(result: Result) -> str:
     sentences.append("Accuracy and agreement come from the outputs of the same artifact on the same board.")
     if any(r.emulated for r in result.results):
         sentences.append("On an emulated board the times are emulation time: shown, never judged.")
-    if any(r.fake for r in result.results):
+    if any(r.fake and not statement.is_stand_in(r) for r in result.results):
         sentences.append("On a FAKE board the times are scripted; only its outputs are real, from this machine.")
     return " ".join(sentences)
 

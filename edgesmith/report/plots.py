@@ -313,6 +313,8 @@ def _counts(samples: Sequence[tuple[DeviceResult, NDArray[np.float64]]]) -> str:
 
 
 def _emulation(record: DeviceResult) -> str:
+    if record.engine is not None and record.engine.fake:
+        return " A FAKE TensorRT ran it, on a CPU."
     if record.fake:
         return " This board is FAKE: the times are scripted."
     return " This board is emulated: the times are emulation time and are not judged." if record.emulated else ""

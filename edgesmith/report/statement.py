@@ -232,17 +232,33 @@ def _key(finding: FindingRecord) -> _FindingKey:
 
 def alarms(result: Result) -> tuple[str, ...]:
     """What a report must say in red, one sentence each; empty where samples and boards are real."""
-    return tuple(text for text in (_fake_warning(result), _synthetic_warning(result)) if text)
+    texts = (_fake_warning(result), _stand_in_warning(result), _synthetic_warning(result))
+    return tuple(text for text in texts if text)
 
 
 def _fake_warning(result: Result) -> str:
-    boards = list(dict.fromkeys(one_line(r.device) for r in result.results if r.fake))
+    boards = list(dict.fromkeys(one_line(r.device) for r in result.results if r.fake and not is_stand_in(r)))
     if not boards:
         return ""
     is_one = len(boards) == 1
     return (
         f"FAKE: scripted figures. {', '.join(boards)} {'is no board' if is_one else 'are no boards'}: the latency and "
         "the sensors come from a script. They try a gate out and say nothing about a model."
+    )
+
+
+def is_stand_in(record: DeviceResult) -> bool:
+    """Whether a row was run by a stand-in for its runtime."""
+    return record.engine is not None and record.engine.fake
+
+
+def _stand_in_warning(result: Result) -> str:
+    boards = list(dict.fromkeys(one_line(r.device) for r in result.results if is_stand_in(r)))
+    if not boards:
+        return ""
+    return (
+        f"FAKE: {', '.join(boards)}: what ran there is a stand-in for TensorRT, on a CPU. It tries out the way to a "
+        "Jetson; its latency and power say nothing about one."
     )
 
 

@@ -11,6 +11,7 @@ from edgesmith.types.boards import (
     RecoveryStep,
     Rung,
 )
+from edgesmith.types.engines import Engine, EngineLayer, EnginePart, EngineParts
 from edgesmith.types.measurements import (
     Accuracy,
     Comparison,
@@ -46,6 +47,10 @@ __all__ = [
     "Deviation",
     "Device",
     "Dim",
+    "Engine",
+    "EngineLayer",
+    "EnginePart",
+    "EngineParts",
     "Environment",
     "Finding",
     "Judgement",

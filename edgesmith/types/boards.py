@@ -12,6 +12,9 @@ LEASE_DIR = "auto"
 """Where a board's lease lies: the board chooses, the same for all its users (`device_tests.agent.lease_file`). In
 memory: neither a full disk nor a read-only home stands in its way, and it is gone after a restart, as its owner is."""
 
+FAKE = "FAKE"
+"""Among a board's runtimes: names the one that is a stand-in."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
@@ -163,7 +166,8 @@ class BoardInfo:
     """What the agent found on the board.
 
     Attributes:
-        runtimes: package -> version, of the runtimes that import there.
+        runtimes: package -> version, of the runtimes that import there; also "compute", the capability of its GPU
+            where a runtime told it, and `FAKE`.
         runners: keys of the agent's runners that have their runtime there, e.g. ("tflite", "onnxruntime").
         emulated: runs under an emulator: its latency is emulation time and is never judged.
         cpu_features: those that decide which int8 kernels run, e.g. ("avx2", "avx512_vnni"); empty where not told.
@@ -187,3 +191,8 @@ class BoardInfo:
     cpu_features: tuple[str, ...] = ()
     fake: bool = False
     power_mode: str | None = None
+
+    @property
+    def stand_in(self) -> bool:
+        """One of its runtimes is a stand-in that says so of itself, as the fake TensorRT."""
+        return FAKE in self.runtimes

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgesmith.types.boards import BoardInfo, Environment
+from edgesmith.types.engines import Engine
 from edgesmith.types.power import Power, PowerRequest, PowerState
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Measurement:
         runner: what executed it, e.g. "ai-edge-litert 2.3.0 (XNNPACK)".
         power: what the board took meanwhile; None where nobody asked it.
         power_state: what it was measured in; None where it was not told.
+        engine: what the board had built of the artifact; None where it runs it as it is.
     """
 
     device: str
@@ -90,6 +92,12 @@ class Measurement:
     taken_at: str
     power: Power | None = None
     power_state: PowerState | None = None
+    engine: Engine | None = None
+
+    @property
+    def fake(self) -> bool:
+        """Whether the figures say nothing of a real board: a scripted one, or a stand-in for its runtime."""
+        return self.board.fake or (self.engine is not None and self.engine.fake)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

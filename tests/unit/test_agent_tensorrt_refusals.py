@@ -167,7 +167,8 @@ def test_the_probe_tells_versions(start: Start, monkeypatch: pytest.MonkeyPatch)
     start("8.5")
     # `find_spec` asks a module that is imported already for its spec.
     monkeypatch.setattr(sys.modules["tensorrt"], "__spec__", object())
-    assert runners.load("tensorrt").probe() == {"tensorrt": "8.5.2.2", "cuda": "12.6", "compute": "8.7"}
+    told = {"tensorrt": "8.5.2.2", "cuda": "12.6", "compute": "8.7", "FAKE": "tensorrt"}
+    assert runners.load("tensorrt").probe() == told
 
 
 def test_the_probe_of_a_machine_without_tensorrt_is_quick_and_imports_nothing(tmp_path: Path):

@@ -23,7 +23,7 @@ from edgesmith.deploy_plan import DeployPlan, default_name
 from edgesmith.deploying import Row, deploy_run, exit_code, listing
 from edgesmith.errors import ConnectionLost, EdgesmithError, GateFailed, InputError, InternalError
 from edgesmith.progress import Silent
-from edgesmith.result import ArtifactRecord, DataRecord, DeviceResult, LatencyRecord, Result, read_result
+from edgesmith.result import ArtifactRecord, DataRecord, DeviceResult, EngineRecord, LatencyRecord, Result, read_result
 from edgesmith.types import Device, Verdict
 from tests.tiny_artifacts import artifact
 
@@ -60,6 +60,26 @@ def row(device: str, file: str = "dense.onnx", **changes: Any) -> DeviceResult:
         "threads": 1,
     }
     return DeviceResult(**{**base, **changes})
+
+
+ENGINE = EngineRecord(
+    key="0" * 64,
+    sha256="0" * 64,
+    size_bytes=1,
+    cached=False,
+    because="no engine of this network is on the board: build it first",
+    seconds=1.0,
+    tensorrt="10.3.0",
+    cuda="12.6",
+    compute="8.7",
+    gpu="NVIDIA Jetson Orin Nano",
+    precision=("fp16",),
+    layer_count=1,
+    layer_precisions={"fp16": 1},
+    device_memory_bytes=None,
+    notes=(),
+    fake=False,
+)
 
 
 def latency(p50: float) -> LatencyRecord:
@@ -169,6 +189,19 @@ def test_a_scripted_board_proves_nothing(make_run: Callable[..., Path]):
         chosen(make_run(row("pi", fake=True)))
     with pytest.raises(InputError, match="pi: a scripted board"):
         chosen(make_run(row("pi")), Device(name="pi", transport="fake"))
+
+
+def test_an_engine_that_the_board_built_is_not_released(make_run: Callable[..., Path]):
+    folder = make_run(
+        row("jetson", "dense.onnx", target="tensorrt", engine=ENGINE, latency_ms=latency(0.1)),
+        row("jetson", "dense.onnx", latency_ms=latency(2.0)),
+    )
+    device = Device(name="jetson", transport="ssh")
+    assert DeployPlan(folder).requests([device])["jetson"].runner == "onnxruntime"
+    with pytest.raises(
+        InputError, match=r"jetson: an engine that the board builds \(tensorrt\) cannot be released yet"
+    ):
+        chosen(folder, device, target="tensorrt")
 
 
 @pytest.mark.parametrize("state", ["running", "interrupted", "failed"])

@@ -15,6 +15,8 @@ PACKAGES = ("tensorrt",)
 def probe():
     """Package -> version: of TensorRT, and of the CUDA that it is used with; and "compute", the GPU's capability.
 
+    A stand-in for TensorRT says of itself that it is one: {"FAKE": "tensorrt"} is among them then.
+
     Raises:
         ImportError: it is not there, in words.
         Refusal: "no-gpu".
@@ -26,7 +28,8 @@ def probe():
         raise ImportError(why)
     here = opening.opened()
     with here.cuda:
-        return {PACKAGES[0]: here.version, "cuda": here.cuda.version(), "compute": here.compute}
+        found = {PACKAGES[0]: here.version, "cuda": here.cuda.version(), "compute": here.compute}
+        return dict(found, FAKE=PACKAGES[0]) if hasattr(here.trt, "FAKE") else found
 
 
 def build(path, options, folder, event, **how):

@@ -41,7 +41,8 @@ def build(
         root: the board.
 
     Returns:
-        The engine's record (`engines`), with "cached", "path" and "timing_cache".
+        The engine's record (`engines`), with "cached", "because" (why the engines that are there were not the one that
+        is asked for; None where one was), "path" and "timing_cache".
 
     Raises:
         Refusal: of `failures`; "no-int8", "no-dla", "profile-missing", "bad-params", "no-gpu", "timeout".
@@ -56,6 +57,7 @@ def build(
         known = TimingCache(folder, here.version, here.compute)
         if not rebuild and store.is_sound(key):
             return _told(store, store.record(key), known, cached=True)
+        because = "it was to be built again" if rebuild else store.why_not(wanted)
         free_bytes = None if here.cuda.attribute("integrated") else here.cuda.memory()[0]
         limits = memory_plan.plan(
             root,
@@ -74,7 +76,7 @@ def build(
                 with told:
                     plan = work.run()
                     record = dict(work.facts(plan, part), key=key, identity=wanted, seconds=round(told.elapsed_s, 1))
-            return _told(store, store.store(part, plan, record), known, cached=False)
+            return _told(store, store.store(part, plan, record), known, cached=False, because=because)
         except Refusal as refusal:
             refusal.facts["log"] = store.give_up(part)
             raise
@@ -83,9 +85,9 @@ def build(
             raise
 
 
-def _told(store, record, known, cached):
+def _told(store, record, known, cached, because=None):
     path = os.path.join(store.folder(record["key"]), engines.PLAN)
-    return dict(record, cached=cached, path=path, timing_cache=known.told())
+    return dict(record, cached=cached, because=because, path=path, timing_cache=known.told())
 
 
 class _Build:
@@ -158,6 +160,8 @@ class _Build:
         return {
             "built_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "cuda": here.cuda.version(),
+            # A stand-in for TensorRT says of itself that it is one.
+            "fake": hasattr(here.trt, "FAKE"),
             "inputs": [_described(tensors[name]) for name, _ in self._inputs],
             "outputs": [_described(tensors[name]) for name in self._outputs],
             "device_memory_bytes": api.device_memory_bytes(engine),

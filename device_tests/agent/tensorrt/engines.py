@@ -105,6 +105,19 @@ class Engines:
             return False
         return True
 
+    def why_not(self, wanted):
+        """Why no engine here is the one that is wanted, in words."""
+        try:
+            self.read(self.find(wanted))
+        except Refusal as refusal:
+            told = refusal.message
+        else:
+            return "what is on the board is not the very engine that is asked for"
+        others = {one["stale"] for one in self.listed(wanted["tensorrt"]) if one["stale"]}
+        if others and wanted["tensorrt"] not in told:
+            told += " (others: %s)" % ", ".join(sorted(others))
+        return told
+
     def part(self, key):
         """An empty folder for an engine on its way; what builds that are gone have left is removed."""
         os.makedirs(self.root, exist_ok=True)

@@ -1,0 +1,88 @@
+"""Engines that boards built, in words and rows for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgesmith.report.figures import NA, Row, byte_size, milliseconds, one_line
+from edgesmith.result import EngineLayerRecord, EnginePartRecord, EngineRecord
+
+MOST_LAYERS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerView:
+    """One layer: what it is called, what it was made of, and its cells."""
+
+    name: str
+    sources: str
+    kind: str
+    precision: str
+    time: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineView:
+    """What the page shows of one engine.
+
+    Attributes:
+        of: the artifact it was built from.
+        facts: (name, text).
+        layers: the slowest ones.
+    """
+
+    of: str
+    fake: bool
+    facts: tuple[tuple[str, str], ...]
+    layers: tuple[LayerView, ...]
+
+
+def views(rows: Sequence[Row]) -> tuple[EngineView, ...]:
+    """The engines of one device."""
+    return tuple(_view(row.record.target, row.record.variant, row.record.engine) for row in rows if row.record.engine)
+
+
+def _view(target: str, variant: str, engine: EngineRecord) -> EngineView:
+    return EngineView(
+        of=f"{target} {variant}",
+        fake=engine.fake,
+        facts=tuple(_facts(engine)),
+        layers=tuple(_layer(layer) for layer in engine.layers[:MOST_LAYERS] if layer.time_ms is not None),
+    )
+
+
+def _facts(engine: EngineRecord) -> list[tuple[str, str]]:
+    name = "FAKE TensorRT" if engine.fake else "TensorRT"
+    allowed = f"; allowed: {', '.join(engine.precision)}" if engine.precision else ""
+    counted = ", ".join(f"{count} {name}" for name, count in engine.layer_precisions.items())
+    built = f"{engine.seconds:g} s"
+    told = [
+        ("Built with", f"{name} {engine.tensorrt}, CUDA {engine.cuda}, compute capability {engine.compute}"),
+        ("Build", f"{built}, then; the board had it" if engine.cached else f"{built}: {one_line(engine.because)}"),
+        ("Size", f"{byte_size(engine.size_bytes)}, {byte_size(engine.device_memory_bytes)} of device memory beside it"),
+        ("Layers", f"{engine.layer_count}{f' ({counted})' if counted else ''}{allowed}"),
+    ]
+    if engine.parts is not None:
+        parts = engine.parts
+        text = f"inputs to the GPU {_part(parts.to_device)}, compute {_part(parts.compute)}, "
+        told.append(("Parts of a run", f"{text}outputs back {_part(parts.to_host)} ({parts.runs} runs of their own)"))
+    elif engine.profile_reason:
+        told.append(("Parts of a run", f"{NA}: {one_line(engine.profile_reason)}"))
+    told += [("Note", one_line(note)) for note in engine.notes]
+    return [*told, ("Key", engine.key[:16])]
+
+
+def _part(part: EnginePartRecord) -> str:
+    return f"{milliseconds(part.p50_ms)} ms (p95 {milliseconds(part.p95_ms)})"
+
+
+def _layer(layer: EngineLayerRecord) -> LayerView:
+    between = " ... " if layer.is_range else ", "
+    return LayerView(
+        name=one_line(layer.name),
+        sources=between.join(map(one_line, layer.sources)) or NA,
+        kind=one_line(layer.kind or NA),
+        precision=one_line(layer.precision or NA),
+        time=milliseconds(layer.time_ms),
+    )
