@@ -124,6 +124,13 @@ class _Run:
                 "Invalid tensor names found in --shapes flag.",
                 "Inference set up failed",
             )
+        files = [pair.rpartition(":") for pair in self._asked.get("--loadInputs", "").split(",") if pair]
+        unread = [
+            (name, path) for name, _, path in files if (inputs and name not in inputs) or not Path(path).is_file()
+        ]
+        if unread:
+            name, path = unread[0]
+            return self._failed(f"Cannot find input tensor {name}, or open file {path}", "Inference set up failed")
         for name in (name for name, shape in inputs.items() if -1 in shape and name not in given):
             self._say("W", f"Dynamic dimensions required for input: {name}. Automatically overriding shape to: 1x1")
         if self._misfortune("run", header["layers"]):

@@ -18,13 +18,13 @@ from tests.fake_tensorrt_board import VERSIONS, Board, network
 FP16 = {"precision": ["fp16"]}
 
 
-def _measure(board: Board, path: str, options: dict[str, Any]) -> dict[str, Any]:
+def _measure(board: Board, path: str, options: dict[str, Any], **how: Any) -> dict[str, Any]:
     scratch = board.folder / "scratch"
     scratch.mkdir(exist_ok=True)
     asked, folder, root = {"cuda": "ctypes", **options}, board.engines.root, board.root
     deadline = Deadline(60)
     found: dict[str, Any] = trtexec_beside.measure(
-        path, asked, folder, str(scratch), lambda **_: None, deadline, root, seconds=1, runs=20
+        path, asked, folder, str(scratch), lambda **_: None, deadline, root, seconds=1, runs=20, **how
     )
     return found
 
@@ -123,6 +123,20 @@ def test_its_own_engine_is_built_for_the_open_sizes_as_well(tmp_path: Path, monk
     told = json.loads((board.folder / "scratch" / "engine.plan").read_text())["options"]
     assert "--minShapes=x:1x3x8x8" in told
     assert "--maxShapes=x:1x3x8x8" in told
+
+
+def test_it_is_fed_our_own_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    board = _board(tmp_path, monkeypatch, "10.3")
+    path = board.put(network())
+    board.build(path, FP16)
+    sample = np.arange(3 * 8 * 8, dtype=np.float32).reshape(1, 8, 8, 3).transpose(0, 3, 1, 2)
+    assert any("random numbers" in line for line in _measure(board, path, FP16)["difference"])
+    told = _measure(board, path, FP16, sample={"x": sample})
+    assert not any("random numbers" in line for line in told["difference"])
+    written = np.fromfile(board.folder / "scratch" / "input-0.raw", np.float32)
+    assert np.array_equal(written.reshape(1, 3, 8, 8), sample)
+    with pytest.raises(Refusal, match="Cannot find input tensor other"):
+        _measure(board, path, FP16, sample={"other": sample})
 
 
 def test_inputs_are_read_from_the_file(tmp_path: Path):

@@ -24,7 +24,7 @@ from device_tests.agent.tensorrt import (
 from device_tests.agent.tensorrt.log import Log
 
 
-def measure(onnx_path, options, folder, scratch, event, deadline, root=None, **how):
+def measure(onnx_path, options, folder, scratch, event, deadline, root=None, sample=None, **how):
     """Times a network's engine by trtexec.
 
     Args:
@@ -35,6 +35,7 @@ def measure(onnx_path, options, folder, scratch, event, deadline, root=None, **h
         event: told how far it is.
         deadline: when to give up.
         root: the board.
+        sample: input -> array in the network's own type and shape, as both are to compute; random numbers where None.
         how: "seconds" and "runs" of `trtexec_engine.measure`.
 
     Returns:
@@ -62,6 +63,8 @@ def measure(onnx_path, options, folder, scratch, event, deadline, root=None, **h
         options = _possible(options, compute, notes)
         limits = _limits(root, onnx_path, options, free_bytes)
         built = trtexec_engine.build(tool, onnx_path, plan, options, limits, Log(), deadline, event)
+    if sample is not None:
+        options = dict(options, inputs=_written(sample, scratch))
     nodes = onnx_nodes.read(onnx_path)
     found = trtexec_engine.measure(tool, plan, options, scratch, Log(), deadline, nodes, **how)
     kept = {"key": record["key"], "sha256": record["sha256"]} if record is not None else None
@@ -110,3 +113,14 @@ def _possible(options, compute, notes):
 def _limits(root, onnx_path, options, free_bytes):
     asked = options.get("workspace_bytes"), options.get("optimization_level")
     return memory_plan.plan(root, free_bytes, os.path.getsize(onnx_path), *asked)
+
+
+def _written(sample, folder):
+    """Input -> file with its numbers and nothing else. Names of inputs may be none for files."""
+    found = {}
+    for number, (name, array) in enumerate(sorted(sample.items())):
+        found[name] = os.path.join(folder, "input-%d.raw" % number)
+        with open(found[name], "wb") as stream:
+            # Whatever the array's layout: row after row.
+            stream.write(array.tobytes())
+    return found
