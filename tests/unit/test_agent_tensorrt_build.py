@@ -55,7 +55,8 @@ def test_every_version_builds_and_keeps_what_it_built(start: Start, version: str
     assert "FAKE TensorRT" in (folder / "build.log").read_text()
     again = board.build(path, INT8)
     assert again["cached"]
-    assert {**again, "cached": False} == record
+    assert (record["because"], again["because"]) == ("no engine of this network is on the board: build it first", None)
+    assert {**again, "cached": False, "because": record["because"]} == record
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -95,6 +96,7 @@ def test_another_version_another_engine_and_the_old_one_is_stale(start: Start):
     board.become("8.6")
     new = board.build(path)
     assert not new["cached"]
+    assert new["because"].endswith("TensorRT 8.6.2.3, built for 8.5.2.2")
     stale = {one["key"]: one["stale"] for one in board.engines.listed("8.6.2.3")}
     assert stale == {old["key"]: "built with TensorRT 8.5.2.2, 8.6.2.3 is here", new["key"]: None}
     board.engines.remove(old["key"])

@@ -1,0 +1,206 @@
+"""The whole way to a Jetson of every JetPack: a FAKE one, over real SSH. No figure here says anything of a real one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from device_tests.loopback import InProcessBoard, folder_for_boards
+from device_tests.loopback_sshd import SshdBoard, why_no_sshd
+from device_tests.measure import outputs_sha256
+from edgesmith.config import load_config
+from edgesmith.errors import ConfigError
+from edgesmith.pipeline.options import RunOptions
+from edgesmith.pipeline.run import run
+from edgesmith.progress import Silent
+from edgesmith.result import DeviceResult, EngineRecord, Result
+from tests.e2e.project import Project, make_project, write_inventory
+from tests.fake_jetsons import KINDS, FakeJetson
+from tests.fake_tensorrt_board import expected
+
+INT8 = tuple(name for name in KINDS if name != "4.6")
+"""Those whose GPU computes in it; that of a Jetson Nano does not."""
+
+Start = Callable[..., FakeJetson]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return make_project(tmp_path_factory.mktemp("jetson"))
+
+
+@pytest.fixture
+def start(trained: Project, tmp_path: Path) -> Iterator[Start]:
+    """Starts a fake Jetson behind an SSH server of this process."""
+    with folder_for_boards() as folder, InProcessBoard(folder / "board") as server:
+
+        def started(jetpack: str, **environment: str) -> FakeJetson:
+            jetson = FakeJetson(tmp_path / "jetson", jetpack, environment)
+            shutil.rmtree(server.home / "edgesmith" / "engines", ignore_errors=True)
+            server.greeting = jetson.greeting
+            write_inventory(trained.root, jetson.device(server))
+            return jetson
+
+        yield started
+
+
+def way(project: Project, scheme: str = "int8-float-io", *, remeasure: bool = False) -> tuple[Result, Path]:
+    """`edgesmith run`, in this process: frameworks are imported once."""
+    config = project.write_config(
+        recipe=[{"quantize": {"scheme": scheme}}],
+        devices=["jetson"],
+        targets=["tensorrt"],
+        budget={"accuracy_drop_pp": 5.0},
+        measure={"min_runs": 20, "min_seconds": 0.2, "windows": 2, "warmup_max_seconds": 1.0},
+    )
+    options = RunOptions(runs_dir=project.root / "runs", inventory=project.root / "devices.yaml", remeasure=remeasure)
+    return run(load_config(config), options, Silent())
+
+
+def row(result: Result, variant: str = "compressed") -> DeviceResult:
+    (found,) = [one for one in result.results if one.variant == variant]
+    assert found.verdict == "PASS", found.findings
+    return found
+
+
+def engine(result: Result, variant: str = "compressed") -> EngineRecord:
+    found = row(result, variant).engine
+    assert found is not None
+    return found
+
+
+def codes(found: DeviceResult) -> dict[str, str]:
+    """Findings by their code."""
+    return {finding.code: finding.text for finding in found.findings}
+
+
+def same_as_onnxruntime(found: DeviceResult, folder: Path, project: Project) -> bool:
+    """Whether the board answered what ONNX Runtime does for the same file, every node as it stands."""
+    assert found.artifact is not None
+    path = str(folder / found.artifact.path)
+    samples = np.load(project.root / "evaluation.npz")["x"]
+    answers = [expected(path, sample[None])[0] for sample in samples]
+    return outputs_sha256([np.concatenate(answers)]) == found.outputs_sha256
+
+
+def check_fake(result: Result, folder: Path) -> None:
+    """Nobody takes it for a Jetson."""
+    assert all(one.fake for one in result.results)
+    assert all((one.runner or "").startswith("FAKE tensorrt") for one in result.results)
+    assert "fake_runtime" in codes(row(result))
+    for name in ("report.html", "summary.md"):
+        assert "stand-in for TensorRT" in (folder / name).read_text()
+    page = (folder / "report.html").read_text()
+    assert "Engine of tensorrt compressed" in page
+    assert "FAKE TensorRT" in page
+
+
+def check_power(found: DeviceResult) -> None:
+    assert found.energy_mj is not None, found.energy_mj_reason
+    assert found.power is not None
+    assert found.power_mode is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jetpack", INT8)
+def test_int8_is_built_kept_built_anew_for_another_tensorrt_and_measured(trained: Project, start: Start, jetpack: str):
+    jetson = start(jetpack)
+    kind = jetson.kind
+    first, folder = way(trained)
+    built = engine(first)
+    assert (built.cached, built.because) == (False, "no engine of this network is on the board: build it first")
+    assert built.tensorrt.startswith(kind.tensorrt.rsplit(".", 1)[0])
+    assert built.compute == kind.compute
+    flags = () if kind.tensorrt.startswith("11") else ("fp16", "int8")
+    assert built.precision == flags
+    assert built.layer_precisions.get("int8", 0) >= 2
+    assert engine(first, "float").layer_precisions.get("int8", 0) == 0
+    assert built.parts is not None
+    assert built.parts.runs == 100
+    assert any(layer.sources for layer in built.layers)
+    assert row(first).agreement is not None
+    assert same_as_onnxruntime(row(first), folder, trained)
+    check_fake(first, folder)
+    check_power(row(first))
+    board = row(first).board
+    assert board is not None
+    assert (board.runtimes["compute"], board.runtimes["FAKE"]) == (kind.compute, "tensorrt")
+
+    again, _ = way(trained, remeasure=True)
+    assert (engine(again).cached, engine(again).because, engine(again).key) == (True, "", built.key)
+    assert again.work.measurements == 2
+    assert row(again).outputs_sha256 == row(first).outputs_sha256
+
+    jetson.install(kind.update)
+    updated, _ = way(trained)
+    anew = engine(updated)
+    assert not anew.cached
+    assert anew.tensorrt != built.tensorrt
+    assert f"built for {built.tensorrt}" in anew.because or f"built with TensorRT {built.tensorrt}" in anew.because
+    assert anew.because in codes(row(updated))["engine"]
+
+
+@pytest.mark.slow
+def test_a_nano_refuses_int8_and_computes_in_float16(trained: Project, start: Start):
+    jetson = start("4.6")
+    with pytest.raises(ConfigError, match=r"compute capability 5\.3\) does not compute in int8") as refused:
+        way(trained)
+    assert "float16" in refused.value.next_step
+    first, folder = way(trained, "float16")
+    built = engine(first)
+    assert (built.cached, built.compute, built.precision) == (False, "5.3", ("fp16",))
+    assert engine(first, "float").precision == ()
+    check_fake(first, folder)
+    check_power(row(first))
+    again, _ = way(trained, "float16", remeasure=True)
+    assert engine(again).cached
+    jetson.install(jetson.kind.update)
+    updated, _ = way(trained, "float16")
+    assert "TensorRT 8.2.1.8, built for 8.0.1.6" in engine(updated).because
+
+
+@pytest.mark.slow
+def test_layers_that_the_board_has_no_int8_kernel_for_are_left_in_float(trained: Project, start: Start):
+    """The board says so when it builds; the next run knows, and measures nothing anew."""
+    start("5.1")
+    before, folder = way(trained)
+    artifact = row(before).artifact
+    assert artifact is not None
+    proto = onnx.load(folder / artifact.path)
+    node = [node.name for node in proto.graph.node if node.op_type == "Conv"][-1]
+
+    start("5.1", EDGESMITH_FAKE_TENSORRT_FAIL_NODES=node)
+    found, folder = way(trained, remeasure=True)
+    told = codes(row(found))["no_int8_kernel"]
+    assert "no int8 kernel for conv2" in told
+    made = row(found).artifact
+    assert made is not None
+    assert "1-in-float" in made.path
+    assert made.sha256 != artifact.sha256
+    assert engine(found).layer_precisions["int8"] < engine(before).layer_precisions["int8"]
+    assert same_as_onnxruntime(row(found), folder, trained)
+
+    again, _ = way(trained)
+    assert row(again).artifact == made
+    assert (again.work.measurements, row(again).reused) == (0, True)
+    assert codes(row(again))["no_int8_kernel"] == told
+
+
+@pytest.mark.slow
+@pytest.mark.sshd
+def test_the_same_over_a_real_sshd(trained: Project, tmp_path: Path):
+    if why := why_no_sshd():
+        (pytest.fail if os.environ.get("EDGESMITH_REQUIRE_SSHD") == "1" else pytest.skip)(why)
+    jetson = FakeJetson(tmp_path / "jetson", "6.2")
+    variables = " ".join(f"{name}={value}" for name, value in jetson.environment.items())
+    with folder_for_boards() as folder, SshdBoard(folder / "board", options=[f"SetEnv {variables}"]) as server:
+        write_inventory(trained.root, jetson.device(server))
+        result, run_folder = way(trained, remeasure=True)
+    assert same_as_onnxruntime(row(result), run_folder, trained)
+    check_fake(result, run_folder)
