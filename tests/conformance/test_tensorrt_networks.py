@@ -19,12 +19,14 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from edgesmith.frameworks import import_keras
 from edgesmith.progress import Silent
 from edgesmith.types import Artifact, Model, Scheme
 from optimizer.ptq.make import make_plan
 from optimizer.ptq.settings import PtqSettings
 from targets import plan_files, tensorrt, tensorrt_exclude, tensorrt_placement
 from targets.base import CompileRequest, RuntimeFacts
+from targets.divergence import sqnr_db
 from targets.plan_export import make_plan_graph
 from targets.plan_files import Planned
 from targets.plan_ops import PlanOp
@@ -179,6 +181,26 @@ def test_an_excluded_layer_is_float_and_all_others_are_int8(net: Callable[[str],
     assert answer.built, answer.errors
     found = {each.main for each in one.weighted if answer.in_int8(each.main)}
     assert found == one.intended("typed") - {op.main}
+
+
+def test_loops_are_read_although_no_plan_looks_into_them(tmp_path: Path):
+    """The body of a GRU stays float32, whatever is around it."""
+    keras = import_keras()
+    keras.utils.set_random_seed(0)
+    steps = keras.Input((6, 5), name="steps")
+    live = keras.Model(steps, keras.layers.Dense(3)(keras.layers.GRU(8)(steps)))
+    model = tiny_networks.record(live, tmp_path / "gru.keras")
+    x = np.random.default_rng(0).normal(size=(5, 6, 5)).astype(np.float32)
+    (wanted,) = tiny_networks.answers(live, x)
+    for scheme, least_db in ((Scheme.NONE, 100), (Scheme.FLOAT16, 50)):
+        request = CompileRequest(scheme=scheme, out_dir=tmp_path, name=scheme, runtime=ORIN_11)
+        made = tensorrt.compile(model, request, Silent())
+        proto = onnx.load(made.path)
+        assert "Loop" in {node.op_type for node in proto.graph.node}
+        answer = rtx.ask(proto)
+        assert answer.built, answer.errors
+        (found,) = tensorrt.outputs(made.path, x)
+        assert sqnr_db(wanted, found) > least_db
 
 
 # Negative controls: the same files, damaged the ways that NVIDIA's rules forbid.

@@ -198,6 +198,17 @@ def test_every_int8_file_obeys_every_rule(net: Net, runtime: RuntimeFacts):
     assert violations(proto, max_opset=reads(runtime).opset) == ()
 
 
+def test_the_rules_look_through_casts(net: Net):
+    """In a typed file one stands between DequantizeLinear and the op that it is for."""
+    proto = proto_of(net.compile(Scheme.INT8, ORIN_11))
+    node = next(node for node in proto.graph.node if node.name == "deep2_w_DequantizeLinear")
+    node.attribute[0].i = 1
+    assert [each.rule for each in violations(proto)] == ["weight-axis"]
+    conv = next(node for node in proto.graph.node if node.name == "deep1_sum")
+    conv.input[0] = "sum/half"
+    assert [each.rule for each in violations(proto)] == ["half-quantized", "weight-axis"]
+
+
 def test_a_file_against_the_rules_is_not_written(net: Net, tmp_path: Path):
     """A user's own network that is quantized in a way that TensorRT does not read."""
     graph = onnx.ModelProto.FromString(net.model.path.read_bytes())
