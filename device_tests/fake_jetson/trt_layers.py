@@ -20,6 +20,10 @@ from targets.tensorrt_rules import ACTIVATIONS, MOVES, WEIGHTED, violations
 _FALLS_BACK = ("half-quantized", "weight-axis")
 """Rules about a node that is computed in float where it breaks them; recorded of NVIDIA's parser."""
 
+_LOOKED_THROUGH = (*MOVES, "Cast")
+"""Between DequantizeLinear and the op that it is for. The Cast stands there in float16 files for TensorRT 11; that
+NVIDIA's builder looks through it is shown by tests/conformance/test_tensorrt_networks.py."""
+
 _ON_DLA = frozenset(
     {*WEIGHTED, *ACTIVATIONS, "Add", "Mul", "AveragePool", "MaxPool", "GlobalAveragePool", "Concat", "Sigmoid", "Tanh"}
 )
@@ -113,7 +117,7 @@ class Network:
     def _grid(self, tensor: str) -> _Grid | None:
         while (found := self.graph.grid_behind(tensor)) is None:
             maker = self.graph.maker(tensor)
-            if maker is None or maker.op_type not in MOVES:
+            if maker is None or maker.op_type not in _LOOKED_THROUGH:
                 return None
             tensor = maker.input[0]
         return _Grid(constant=found.constant, vector=found.scale is not None and found.scale.ndim > 0)
