@@ -98,6 +98,7 @@ class MinMaxObserver(Observer):
         return self._low.astype(np.float64), self._high.astype(np.float64)
 
     def see(self, values: NDArray[np.float32]) -> None:
+        """See `Observer.see`."""
         low, high = values.min(axis=1), values.max(axis=1)
         if self._low is not None and self._high is not None:
             self._refuse_other_channels(len(self._low), len(low))
@@ -136,6 +137,7 @@ class MovingAverageObserver(Observer):
         return low, high
 
     def see(self, values: NDArray[np.float32]) -> None:
+        """See `Observer.see`."""
         if self._weight:
             self._refuse_other_channels(self._sums.shape[1], len(values))
         ends = np.stack((values.min(axis=1), values.max(axis=1))).astype(np.float64)

@@ -43,7 +43,8 @@ _NEXT = {
 
 def is_built(artifact: Artifact) -> bool:
     """Whether the board builds something of an artifact before it runs it."""
-    return hasattr(runners.load(measured.runner(artifact)), "build")
+    name = measured.runner(artifact)
+    return name in runners.names() and hasattr(runners.load(name), "build")
 
 
 def build(session: BoardSession, artifact: Artifact, *, rebuild: bool = False) -> Engine:
