@@ -15,6 +15,7 @@ the same two runtimes. Noise is the 95 % interval of the paired difference. Peer
 on the first full run in the cache folder (`--cache`), where the networks that are trained here are kept, too.
 
     python bench/int8_accuracy.py           # all networks and peers; writes bench/results/int8_accuracy.json
+    python bench/int8_accuracy.py --again vit   # one network anew, all its peers beside it; the others stay
     python bench/int8_accuracy.py --quick   # the bundled example and its badly scaled twin, with the peers that are
                                             # installed; under five minutes; writes nothing
 """
@@ -44,6 +45,7 @@ from bench.int8.peers import PEERS, ChildFailed, Peer
 from edgesmith.files import write_json
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+RESULT: Final = ROOT / "bench" / "results" / "int8_accuracy.json"
 CALIBRATION, EVALUATION, QUICK_EVALUATION = 256, 10_000, 2_000
 RECOVERED: Final = 0.8
 TURNS: Final = 3
@@ -267,6 +269,7 @@ def compare(
 ) -> dict[str, Any]:
     """All quantizers on one network."""
     network = prepare(entry, cache, quick=quick)
+    started = {"taken_at": datetime.now(UTC).isoformat(timespec="seconds"), "load_1m": round(os.getloadavg()[0], 2)}
     print(f"{entry.name}: float {100 * network.right.mean():.2f} %", file=sys.stderr)
     found: dict[str, Result] = {}
     failed: dict[str, str] = {}
@@ -314,6 +317,7 @@ def compare(
     return {
         "float_accuracy": round(100 * float(network.right.mean()), 2),
         "evaluated_on": len(network.classes),
+        **started,
         "badly_scaled": entry.badly_scaled,
         **network.facts,
         "methods": methods,
@@ -328,19 +332,23 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="the bundled example only; nothing is written")
     parser.add_argument("--cache", type=Path, default=models.default_cache(), help="networks and environments")
     parser.add_argument("--models", nargs="+", help="only these; nothing is written")
+    parser.add_argument("--again", nargs="+", help="these anew, into the result that is there")
     parser.add_argument(
         "--no-ablation", action="store_true", help="our plans only with all repairs; nothing is written"
     )
     args = parser.parse_args()
     cache = args.cache.resolve()
-    chosen = QUICK if args.quick else tuple(args.models or (entry.name for entry in models.ENTRIES))
+    some = args.again or args.models
+    chosen = QUICK if args.quick else tuple(some or (entry.name for entry in models.ENTRIES))
     pythons = {
         name: python
         for name in sorted({peer.environment for peer in PEERS})
         if (python := peers.python_of(name, cache, make=not args.quick))
     }
     ablate = not (args.quick or args.no_ablation)
-    found = {name: compare(models.entry(name), cache, pythons, quick=args.quick, ablate=ablate) for name in chosen}
+    found = json.loads(RESULT.read_text())["models"] if args.again else {}
+    for name in chosen:
+        found[name] = compare(models.entry(name), cache, pythons, quick=args.quick, ablate=ablate)
     broken = [
         f"{name}: {what}"
         for name, one in found.items()
@@ -368,7 +376,7 @@ def main() -> int:
         "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if ablate and not args.models:
-        write_json(ROOT / "bench" / "results" / "int8_accuracy.json", figures)
+        write_json(RESULT, figures)
     print(json.dumps(figures))
     return 0 if figures["holds"] else 1
 

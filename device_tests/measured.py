@@ -157,8 +157,9 @@ def artifact_error(artifact: Artifact, device: Device, refused: Refused) -> Boar
 
 
 def runner(artifact: Artifact) -> str:
-    """Key of the agent's runner that executes an artifact."""
-    return targets.get(artifact.target).capabilities().runner
+    """Key of the agent's runner that executes an artifact; one that no target knows is the agent's to refuse."""
+    known = artifact.target in targets.names()
+    return targets.get(artifact.target).capabilities().runner if known else artifact.target
 
 
 def _pairs(told: Sequence[Sequence[Any] | None]) -> tuple[tuple[float, int] | None, ...]:

@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import device_tests.measured
-import targets
 from device_tests.agent_zip import AgentZip, build_agent
 from device_tests.session import BoardSession
 from edgesmith.errors import BoardError
@@ -60,17 +58,6 @@ def agents(faults: dict[str, dict[str, str]]) -> AgentZip:
 
 
 GOOD = artifact("dense.onnx", "onnx")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _runners_without_a_target() -> Iterator[None]:
-    """The further runners belong to no target: an artifact's target is then the runner's key."""
-    known = device_tests.measured.runner
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            device_tests.measured, "runner", lambda one: known(one) if one.target in targets.names() else one.target
-        )
-        yield
 
 
 def measured(tmp_path: Path, agent: AgentZip, *artifacts: Artifact, protocol: MeasureProtocol = QUICK):

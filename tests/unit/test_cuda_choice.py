@@ -180,8 +180,8 @@ def test_what_was_tried_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         find(Loader("-"), folders=[folder], packages=())
     with pytest.raises(CudaMissing, match=r"nor below /opt/nowhere. Set EDGESMITH_LIBCUDART"):
         find(Loader("-"), folders=["/opt/nowhere"], packages=())
-    with pytest.raises(CudaMissing, match=r"this program is no CUDA runtime of 10.2 or newer"):
-        by_ctypes.Runtime(found=(ctypes.CDLL(None), "this program"))
+    with pytest.raises(CudaMissing, match=r"libm is no CUDA runtime of 10.2 or newer"):
+        by_ctypes.Runtime(found=(ctypes.CDLL("libm.so.6"), "libm"))
 
 
 def test_no_compiler_for_the_fake(tmp_path: Path):
