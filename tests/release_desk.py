@@ -50,7 +50,7 @@ class Runner:
     inputs = [Input("x", [4], np.dtype("float32"), None)]
     output_quantization = [None]
 
-    def __init__(self, path, threads):
+    def __init__(self, path, threads, options):
         with open(path) as stream:
             model = json.load(stream)
         self.factor = model["factor"]

@@ -54,7 +54,7 @@ class Runner:
     inputs = [Input("x", [4], np.dtype("float32"), None)]
     output_quantization = [None]
 
-    def __init__(self, path, threads):
+    def __init__(self, path, threads, options):
         try:
             with open(os.path.join(os.environ["HOME"], "sleep_s")) as stream:
                 self.sleep_s = float(stream.read())

@@ -48,7 +48,7 @@ class Runner:
     inputs = [Input("x", [4], np.dtype("float32"), None)]
     output_quantization = [None]
 
-    def __init__(self, path, threads):
+    def __init__(self, path, threads, options):
         with open(os.path.join(os.environ["HOME"], "pids"), "w") as note:
             note.write("%d %d" % (os.getpid(), os.getppid()))
 
