@@ -16,6 +16,8 @@ from device_tests.agent.tensorrt import identity, progress
 from device_tests.fake_jetson import trt_builder, trt_plan
 from tests.fake_tensorrt_board import MIB, VERSIONS, WITH_FLAGS, Board, network, several_inputs
 
+pytestmark = pytest.mark.slow  # the fake libcudart needs a C compiler
+
 INT8 = {"precision": ["fp16", "int8"]}
 Start = Callable[..., Board]
 

@@ -17,6 +17,8 @@ from edgesmith.files import sha256_bytes
 from tests.agent_process import AgentProcess, running
 from tests.fake_tensorrt_board import cudart, expected, network, pictures
 
+pytestmark = pytest.mark.slow  # the fake libcudart needs a C compiler
+
 INT8 = {"precision": ["fp16", "int8"], "cuda": "ctypes"}
 PROTOCOL_ASKED = {
     "windows": 2,

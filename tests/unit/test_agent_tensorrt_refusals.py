@@ -17,6 +17,8 @@ from device_tests.agent import runners
 from device_tests.agent.protocol import Refusal
 from tests.fake_tensorrt_board import MIB, Board, network
 
+pytestmark = pytest.mark.slow  # the fake libcudart needs a C compiler
+
 INT8 = {"precision": ["fp16", "int8"]}
 Start = Callable[..., Board]
 

@@ -15,6 +15,8 @@ from device_tests.agent.cuda.interface import CudaError
 from device_tests.agent.protocol import Deadline, Refusal
 from tests.fake_tensorrt_board import VERSIONS, Board, expected, network, pictures, several_inputs
 
+pytestmark = pytest.mark.slow  # the fake libcudart needs a C compiler
+
 INT8 = {"precision": ["fp16", "int8"]}
 OPEN = {"x": [[1, 3, 4, 4], [1, 3, 8, 8], [1, 3, 16, 16]]}
 BY_NUMBER, BY_NAME = "8.2", "10.3"

@@ -69,6 +69,7 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
     return lambda version: build_cudart(version, folder / version)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("python", "version"), [*PYTHONS, (sys.executable, "12.2")])
 def test_libcudart_under_a_boards_python(libraries: Callable[[str], Path], tmp_path: Path, python: str, version: str):
     agent = tmp_path / "agent.zip"
@@ -84,6 +85,7 @@ def test_libcudart_under_a_boards_python(libraries: Callable[[str], Path], tmp_p
     assert told["error"] == ["cudaMalloc", 2, "cudaErrorMemoryAllocation, out of memory"]
 
 
+@pytest.mark.slow
 def test_pycuda_is_taken_where_it_is_then_what_needs_nothing(
     libraries: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ):
@@ -98,6 +100,7 @@ def test_pycuda_is_taken_where_it_is_then_what_needs_nothing(
             cuda.choose("pycuda")
 
 
+@pytest.mark.slow
 def test_the_package_is_taken_last_and_its_old_name_is_known(
     libraries: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

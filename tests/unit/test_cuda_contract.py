@@ -17,6 +17,8 @@ from device_tests.agent.cuda import CudaError, CudaMissing
 from device_tests.fake_jetson.build import build_cudart
 from tests.fake_cuda import CASES, VERSIONS, FakeCuda, packages_over
 
+pytestmark = pytest.mark.slow  # the fake libcudart needs a C compiler
+
 WITH_GRAPHS = [case for case in CASES if case[0] != "pycuda"]
 
 

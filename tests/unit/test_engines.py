@@ -22,6 +22,8 @@ from targets.board_runtime import shown
 from tests.fake_tensorrt_board import cudart, expected, network, pictures
 from tests.tiny_artifacts import artifact
 
+pytestmark = pytest.mark.slow  # the fake libcudart needs a C compiler
+
 QUICK = MeasureProtocol(min_runs=5, min_seconds=0.05, windows=2, warmup_max_seconds=0.5)
 X = pictures(4)
 Open = Callable[..., BoardSession]

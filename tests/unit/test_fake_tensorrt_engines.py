@@ -277,6 +277,7 @@ runtime.close()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["8.2.1", "10.3.0"])
 def test_it_computes_behind_what_is_on_a_stream_and_in_graphs(version: str, tmp_path: Path):
     """In a process of its own: a library once loaded stays, and this process has other tests."""

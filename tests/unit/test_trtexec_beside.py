@@ -15,6 +15,8 @@ from device_tests.agent.tensorrt import onnx_inputs, onnx_nodes, trtexec_beside
 from device_tests.fake_jetson.trtexec_tool import PLACE, write_trtexec
 from tests.fake_tensorrt_board import VERSIONS, Board, network
 
+pytestmark = pytest.mark.slow  # the fake libcudart needs a C compiler
+
 FP16 = {"precision": ["fp16"]}
 
 
