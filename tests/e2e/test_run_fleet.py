@@ -73,9 +73,8 @@ def test_a_dead_board_is_an_error_in_its_place_and_quarantined_after_the_second_
     assert digits.result()["recovery"] == []
 
 
-@pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_fleet_leaves_no_lease_and_no_agent_and_resumes(
     digits: Project, boards: Boards, sent: signal.Signals, code: int
 ):

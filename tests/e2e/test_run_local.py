@@ -155,6 +155,7 @@ def test_missing_calibration_is_refused_and_synthetic_is_shown_as_such(project: 
         assert "synthetic" in run.read_text().lower(), run
 
 
+@pytest.mark.slow
 def test_a_dead_host_exits_3_before_any_work(project: Project):
     write_dead_board(project)
     project.write_config(devices=["dead"], recipe=[{"prune": {"final_sparsity": 0.6}}])
@@ -187,9 +188,8 @@ def test_an_unknown_device_exits_2(project: Project):
     assert "lokal" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_is_readable_and_resumes(project: Project, sent: signal.Signals, code: int):
     # Another sparsity for each case: nothing of it is kept yet.
     final = 0.61 if sent is signal.SIGINT else 0.62
@@ -260,6 +260,7 @@ def test_a_misspelt_layer_is_refused_before_any_work(project: Project):
     assert "samples, on this machine" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_as_such(project: Project):
     """A real one: the kernel's own /dev/full semantics need root, a file-size limit of the process does not."""
     limit = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
