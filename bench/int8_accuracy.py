@@ -327,6 +327,13 @@ def compare(
     }
 
 
+def again(row: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's row that takes the place of an earlier one, which stays told where it did not hold."""
+    lost = {what: verdict for what, verdict in before["verdicts"].items() if not verdict["holds"]}
+    versions = {name: version(name) for name in ("ai-edge-litert", "onnx", "onnxruntime")}
+    return {**row, "in_place_of": {"taken_at": before["taken_at"], "did_not_hold": lost}, "versions": versions}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="the bundled example only; nothing is written")
@@ -346,9 +353,11 @@ def main() -> int:
         if (python := peers.python_of(name, cache, make=not args.quick))
     }
     ablate = not (args.quick or args.no_ablation)
-    found = json.loads(RESULT.read_text())["models"] if args.again else {}
+    kept = json.loads(RESULT.read_text()) if args.again else {}
+    found = {name: {"taken_at": kept["taken_at"], **row} for name, row in kept.get("models", {}).items()}
     for name in chosen:
-        found[name] = compare(models.entry(name), cache, pythons, quick=args.quick, ablate=ablate)
+        row = compare(models.entry(name), cache, pythons, quick=args.quick, ablate=ablate)
+        found[name] = again(row, found[name]) if name in found else row
     broken = [
         f"{name}: {what}"
         for name, one in found.items()
@@ -375,6 +384,8 @@ def main() -> int:
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
         "taken_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    if args.again:  # the file is still that of its full run; what was taken since says so in its row
+        figures |= {key: kept[key] for key in ("command", "machine", "taken_at", "versions")}
     if ablate and not args.models:
         write_json(RESULT, figures)
     print(json.dumps(figures))
