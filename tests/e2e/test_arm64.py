@@ -126,7 +126,10 @@ def test_a_latency_budget_is_undecided_on_the_pi_however_wide(pi_project: Projec
     assert done.returncode == 4, done.stdout + done.stderr
     rows = rows_of(pi_project.result())
     row = rows["pi", "tflite", "compressed"]
-    assert (rows["local", "tflite", "compressed"]["verdict"], row["verdict"]) == ("PASS", "INCONCLUSIVE")
+    assert row["verdict"] == "INCONCLUSIVE"
+    # The machine that runs this test is judged, unless too much else runs on it.
+    here = [f["text"] for f in rows["local", "tflite", "compressed"]["findings"] if f["code"] == "latency_p95_ms"]
+    assert not any("emulated" in text for text in here), here
     (finding,) = [f for f in row["findings"] if f["code"] == "latency_p95_ms"]
     assert finding["text"] == "p95 latency is not judged: the board is emulated."
     assert finding["next_step"] == "Judge latency on a real board."

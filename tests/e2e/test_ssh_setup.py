@@ -13,6 +13,7 @@ import os
 import pty
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -162,16 +163,22 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     if shutil.which("ssh-agent") is None:
         pytest.fail("ssh-agent is missing (Debian: openssh-client)")
     with folder_for_boards() as folder:
-        socket = folder / "agent"
-        process = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL)
+        listens_at = folder / "agent"
+        process = subprocess.Popen(["ssh-agent", "-D", "-a", str(listens_at)], stdout=subprocess.DEVNULL)
         end = Deadline.after(10)
-        while not socket.exists():
+        while not answers(listens_at):
             end.check("waiting for ssh-agent")
             time.sleep(0.01)
-        monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
-        yield socket
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(listens_at))
+        yield listens_at
         process.kill()
         process.wait()
+
+
+def answers(agent: Path) -> bool:
+    """Its socket is listened on: the file is there a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as there:
+        return there.connect_ex(str(agent)) == 0
 
 
 def add(agent: Path, *keys: asyncssh.SSHKey) -> None:
