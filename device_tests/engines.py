@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from device_tests.session import BoardSession
 
 BUILD_S = 3600.0
-"""For one engine. A large network takes a small board tens of minutes."""
+"""For one engine, unless its options say otherwise. A large network takes a small board tens of minutes."""
+
+TIMEOUT = "build_timeout_seconds"
+"""The option that does: ours, the board's builder has no use for it."""
 
 PROFILE_RUNS = 100
 MOST_LAYERS = 20
@@ -36,7 +39,11 @@ _NEXT = {
     "not-enough-memory": "Add swap to the board, or end what runs beside the build (`sudo systemctl isolate "
     "multi-user.target` ends a desktop).",
     "no-gpu": "`edgesmith devices probe` tells what the board has; a container needs the NVIDIA runtime.",
-    "timeout": "Build again: what the board has timed so far is kept, so the next build is shorter.",
+    "no-dla": "Take `dla_core` out of `tensorrt:`: the GPU computes the network then. DLAs are on Xavier, AGX Orin and "
+    "Orin NX; a TensorRT uses them up to 10.7, and AGX Orin's again from 11.4.1 on.",
+    "not-version-compatible": "Take `version_compatible` out of `tensorrt:`.",
+    "timeout": "Build again: what the board has timed so far is kept, so the next build is shorter. "
+    "`tensorrt: {build_timeout_seconds: ...}` gives it more time.",
 }
 """By the board's word for why it built no engine."""
 
@@ -64,13 +71,14 @@ def build(session: BoardSession, artifact: Artifact, *, rebuild: bool = False) -
     known = _timing_cache(session)
     asked = measured.asked(artifact)
     options = dict(asked.get("options", {}))
+    patience_s = options.pop(TIMEOUT, BUILD_S)
     if known is not None and known.is_file():
         options["timing_cache_sha256"] = sha256_file(known)
         session.push(known, options["timing_cache_sha256"])
     params = {"artifact": asked, "options": options, "rebuild": rebuild}
     with session.progress.task(f"build {artifact.path.name} on {session.device.name}", total=1.0) as task:
         try:
-            record = session.ask("build", params, Deadline.after(BUILD_S), task)
+            record = session.ask("build", params, Deadline.after(patience_s), task)
         except Refused as refused:
             raise _refusal(session, artifact, refused) from None
     told = record["timing_cache"]
