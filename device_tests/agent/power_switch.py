@@ -7,15 +7,12 @@ Clocks are stored before the mode is changed and restored after it is back: limi
 the old mode. Whether it worked is read from the board: jetson_clocks ends with status 0 whatever happened.
 """
 
-import contextlib
 import os
 import re
-import signal
-import subprocess
 import time
 
-from device_tests.agent import power_journal, power_modes
-from device_tests.agent.protocol import Refusal
+from device_tests.agent import power_journal, power_modes, tool_process
+from device_tests.agent.protocol import Deadline, Refusal
 
 TOOL_S = 60
 SECOND_TRY_S = 1.0
@@ -47,31 +44,15 @@ class Tools:
         argv = [self._needed(name), *arguments]
         if self._euid != 0:
             argv = [self._needed("sudo"), "-n", *argv]
-        try:
-            process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                # No terminal to ask on, and one group to end.
-                start_new_session=True,
-                env=dict(os.environ, LC_ALL="C"),
-            )
-        except OSError as error:
-            raise Refusal("power-mode-denied", "%s does not start: %s" % (name, error)) from None
-        with process:
-            try:
-                told = process.communicate(timeout=TOOL_S)[0]
-            except subprocess.TimeoutExpired:
-                # What sudo has started is root's: then it stays, and its status is told as None.
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-                return None, "did not end in %d s" % TOOL_S
-        text = told.decode("utf-8", "replace").strip()
-        if self._euid != 0 and process.returncode != 0 and _DENIED.search(text):
+        lines = []
+        status = tool_process.run(argv, "power-mode-denied", Deadline(TOOL_S), lines.append)
+        if status is None:
+            # What sudo has started is root's, and stays.
+            return None, "did not end in %d s" % TOOL_S
+        text = "\n".join(lines).strip()
+        if self._euid != 0 and status != 0 and _DENIED.search(text):
             raise Refusal("power-mode-denied", "%s needs root: %s" % (name, text.splitlines()[-1]))
-        return process.returncode, text[-_TOLD_CHARACTERS:]
+        return status, text[-_TOLD_CHARACTERS:]
 
     def _needed(self, name):
         found = self._root.tool(name)

@@ -3,10 +3,9 @@
 import contextlib
 import os
 import queue
-import signal
-import subprocess
 import time
 
+from device_tests.agent import tool_process
 from device_tests.agent.protocol import Lines, Refusal
 from device_tests.agent.sensors import tegrastats
 from device_tests.agent.timing import now_ns
@@ -34,17 +33,7 @@ class Reader:
         if tool is None:
             raise Refusal("no-tegrastats", "this board has no tegrastats")
         self._queue = queue.Queue()
-        try:
-            self._process = subprocess.Popen(
-                [tool, "--interval", str(int(interval_ms))],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                env=dict(os.environ, LC_ALL="C"),
-            )
-        except OSError as error:
-            raise Refusal("no-tegrastats", "%s does not start: %s" % (tool, error)) from None
+        self._process = tool_process.start([tool, "--interval", str(int(interval_ms))], "no-tegrastats")
         # The moment is taken where the line is read, not where somebody asks for it.
         Lines(os.dup(self._process.stdout.fileno()), at_end=self._ended, taken=self._taken)
 
@@ -78,17 +67,7 @@ class Reader:
 
     def close(self):
         """Ends it: asked first, and killed where it does not go."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(ENDS_S)
-                break
-        # Of its group, too: a child that holds the pipe would keep our reading thread.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._process.stdout.close()
+        tool_process.end(self._process, ENDS_S)
 
     def _taken(self, line):
         self._queue.put((now_ns(), tegrastats.parse(line.decode("utf-8", "replace"))))

@@ -1,16 +1,18 @@
-"""The inputs of an ONNX file and their sizes: trtexec does not tell them, and takes 1 for every size that is open.
+"""The inputs of an ONNX file: trtexec does not tell them, and takes 1 for every size that is open.
 
-The file is a protobuf message (onnx.proto): ModelProto.graph = 7; GraphProto.initializer = 5, .input = 11;
-TensorProto.name = 8; ValueInfoProto.name = 1, .type = 2; TypeProto.tensor_type = 1; Tensor.shape = 2;
-TensorShapeProto.dim = 1; Dimension.dim_value = 1, a number, or .dim_param = 2, a name.
+Of onnx.proto: GraphProto.initializer = 5, .input = 11; TensorProto.name = 8; ValueInfoProto.name = 1, .type = 2;
+TypeProto.tensor_type = 1; Tensor.elem_type = 1, .shape = 2; TensorShapeProto.dim = 1; Dimension.dim_value = 1, a
+number, or .dim_param = 2, a name.
 """
 
-import mmap
+from device_tests.agent.tensorrt import protobuf
 
-from device_tests.agent.tensorrt.onnx_nodes import _GRAPH, _number, _spans
+TYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16"}
+"""TensorProto.DataType -> numpy's name."""
 
 _INITIALIZER, _INPUT = 5, 11
-_SIZE_TAG = 1 << 3
+_NUMBER_TAG = 1 << 3
+"""Of a field number 1 that is a whole number."""
 
 
 def read(path):
@@ -18,39 +20,51 @@ def read(path):
 
     What has its value in the file is no input, even where it is listed as one.
     """
-    with open(path, "rb") as stream:
-        try:
-            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:  # an empty file
-            return []
-        with content:
-            try:
-                return [one for graph in _spans(content, 0, len(content), _GRAPH) for one in _inputs(content, graph)]
-            except (IndexError, ValueError):
-                return []
+    return [(name, shape) for name, shape, _ in typed(path)]
+
+
+def typed(path):
+    """(name, shape, type) each; the type is numpy's name for it, None where numpy has none."""
+    return protobuf.of_graph(path, _inputs)
 
 
 def _inputs(content, graph):
-    fixed = {_text(content, span, 8) for span in _spans(content, *graph, _INITIALIZER)}
-    found = [(_text(content, span, 1), _shape(content, span)) for span in _spans(content, *graph, _INPUT)]
-    return [(name, shape) for name, shape in found if name not in fixed]
+    fixed = {_text(content, span, 8) for span in protobuf.spans(content, *graph, _INITIALIZER)}
+    found = []
+    for span in protobuf.spans(content, *graph, _INPUT):
+        name = _text(content, span, 1)
+        if name not in fixed:
+            found.append((name, _shape(content, span), TYPES.get(_type(content, span))))
+    return found
 
 
-def _text(content, span, number):
-    start, end = next(iter(_spans(content, span[0], span[1], number)), (0, 0))
-    return content[start:end].decode("utf-8", "replace")
+def _text(content, span, wanted):
+    return next(iter(protobuf.texts(content, span[0], span[1], wanted)), "")
+
+
+def _within(content, span, *path):
+    """Spans of what lies within a message, field by field."""
+    found = [span]
+    for wanted in path:
+        found = [inner for outer in found for inner in protobuf.spans(content, outer[0], outer[1], wanted)]
+    return found
+
+
+def _type(content, span):
+    """The first field of Tensor, as it is written by everybody."""
+    for start, end in _within(content, span, 2, 1):
+        if start < end and content[start] == _NUMBER_TAG:
+            return protobuf.varint(content, start + 1)[0]
+    return None
 
 
 def _shape(content, span):
-    spans = [span]
-    for number in (2, 1, 2):
-        spans = [inner for outer in spans for inner in _spans(content, outer[0], outer[1], number)]
-    return [_size(content, *dim) for outer in spans for dim in _spans(content, outer[0], outer[1], 1)]
+    return [_size(content, *dim) for dim in _within(content, span, 2, 1, 2, 1)]
 
 
 def _size(content, start, end):
     """Of one dimension: empty where nothing is known, else its number, which may be 0 for nothing, or a name."""
-    if start == end or content[start] != _SIZE_TAG:
+    if start == end or content[start] != _NUMBER_TAG:
         return -1
-    size, _ = _number(content, start + 1)
+    size, _ = protobuf.varint(content, start + 1)
     return size if 0 < size < 1 << 63 else -1

@@ -9,26 +9,20 @@ The version is that of the banner it begins with, whatever it is asked:
 A dotted one, v11.1.0.106, was seen in other programs' test data only, and is understood as well.
 """
 
-import contextlib
-import ctypes
 import os
-import queue
 import re
-import signal
-import subprocess
 
-from device_tests.agent.protocol import Deadline, Lines, Refusal
+from device_tests.agent import tool_process
+from device_tests.agent.protocol import Deadline, Refusal
 
 PLACE = "/usr/src/tensorrt/bin/trtexec"
 ASKING_S = 30
-ENDS_S = 5
 
 _BANNER = re.compile(r"TensorRT\.trtexec \[TensorRT v(\d+(?:\.\d+)*)\]")
 _LINE = re.compile(r"(?:\[\d\d/\d\d/\d{4}-[\d:]+\] )?\[([FEWIV])\] (?:\[TRT\] )?(.*)", re.DOTALL)
 # Causes in lines of their own, with no mark of the log: the parser's second line, and what ends the program.
 _LOOSE = re.compile(r"\[\d+\] Assertion failed|In node -?\d+ with name|terminate called|Cuda failure|\s*what\(\):")
 _FAILED = "&&&& FAILED"
-_DEATH_SIGNAL = 1
 
 
 class Trtexec:
@@ -109,44 +103,19 @@ def numbers(text):
 
 
 def _run(argv, deadline, log, heard):
-    try:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            # A group of its own: what it has started ends with it.
-            start_new_session=True,
-            preexec_fn=_ends_with_us(),  # noqa: PLW1509 - one call of C, and no lock of ours is held across it
-            env=dict(os.environ, LC_ALL="C"),
-        )
-    except OSError as error:
-        raise Refusal("no-trtexec", "%s does not start: %s" % (argv[0], error)) from None
-    failed = False
-    try:
-        lines = Lines(os.dup(process.stdout.fileno()))
-        while True:
-            line = lines.get(_left(deadline))
-            if line is None:
-                break
-            text = line.decode("utf-8", "replace").rstrip()
-            failed = failed or text.startswith(_FAILED)
-            _take(text, log, heard)
-        status = process.wait(_left(deadline))
-    except (queue.Empty, subprocess.TimeoutExpired):
+    failed = []
+
+    def take(text):
+        if text.startswith(_FAILED):
+            failed.append(text)
+        _take(text, log, heard)
+
+    # A build would go on for minutes on a board that is free, were we killed.
+    status = tool_process.run(argv, "no-trtexec", deadline, take, ends_with_us=True)
+    if status is None:
         facts = {"errors": log.errors[:10]} if log is not None else {}
-        raise Refusal("timeout", "trtexec was ended: it was not done in time", **facts) from None
-    finally:
-        _kill(process)
-        process.stdout.close()
+        raise Refusal("timeout", "trtexec was ended: it was not done in time", **facts)
     return 1 if failed and not status else status
-
-
-def _left(deadline):
-    """Seconds; no wait at all where none are left, however much it has to say."""
-    if not deadline.remaining_s:
-        raise queue.Empty
-    return deadline.remaining_s
 
 
 def _take(text, log, heard):
@@ -159,25 +128,3 @@ def _take(text, log, heard):
         log.add(found.group(1), found.group(2))
     else:
         log.add("E" if _LOOSE.match(text) else "I", text)
-
-
-def _kill(process):
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        # A GPU's driver may hold even what was killed; we do not wait for that.
-        process.wait(ENDS_S)
-
-
-def _ends_with_us():
-    """Has the kernel end it where we are killed ourselves: a build would go on for minutes, on a board that is free.
-
-    The kernel does so when the thread ends that has started it, which is the main one. The C library is looked up
-    before the fork: between fork and exec nothing may be imported.
-    """
-    try:
-        prctl = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return None
-    return lambda: prctl(_DEATH_SIGNAL, signal.SIGKILL)
