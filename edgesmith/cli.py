@@ -120,13 +120,16 @@ def plan(
     runs_dir: RunsDir = Path("runs"),
     device: Devices = None,
     devices_file: DevicesFile = None,
+    power_mode: PowerMode = None,
+    lock_clocks: LockClocks = False,
     as_json: Json = False,
 ) -> None:
     """What `run` would do, and what of it is kept already; does nothing."""
     from edgesmith.config import load_config
     from edgesmith.pipeline.plan import make_plan
 
-    steps = make_plan(load_config(config), runs_dir, devices=tuple(device or ()), inventory=devices_file)
+    loaded = load_config(config).measured_in(power_mode, lock_clocks=lock_clocks)
+    steps = make_plan(loaded, runs_dir, devices=tuple(device or ()), inventory=devices_file)
     if as_json:
         _print_json([step.as_dict() for step in steps])
         return

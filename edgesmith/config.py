@@ -110,6 +110,49 @@ class Verify(Section):
     min_cosine: float | None = None
 
 
+class TensorRt(Section):
+    """How Jetsons build and run their engines; what is left out is decided by the file and the board."""
+
+    opset: int | None = Field(
+        default=None, ge=13, description="ONNX operator set of the files, at most; default: the newest the board reads."
+    )
+    dla_core: int | None = Field(
+        default=None,
+        ge=0,
+        description="Deep learning accelerator that float16 and int8 files run on; what it lacks, the GPU computes.",
+    )
+    cuda_graph: bool = Field(default=False, description="A run is recorded once and then launched as a whole.")
+    cuda: Literal["auto", "ctypes", "pycuda", "cuda-bindings"] = Field(
+        default="auto", description="What calls CUDA on the board."
+    )
+    workspace_bytes: int | None = Field(
+        default=None, ge=1 << 20, description="Memory for kernels; default: by what the board has free."
+    )
+    optimization_level: int | None = Field(
+        default=None, ge=0, le=5, description="How long kernels are searched, from TensorRT 8.6 on; default: its own."
+    )
+    version_compatible: bool = Field(
+        default=False, description="The engine runs on later versions of TensorRT, too; from 8.6 on, and slower."
+    )
+    sparsity: Literal["auto", "never"] = Field(
+        default="auto", description="auto: kernels for two zeros in every four weights, where file and GPU have them."
+    )
+    trtexec: Literal["auto", "never", "only"] = Field(
+        default="auto", description="NVIDIA's own tool beside our runner, where the board has it; only: alone."
+    )
+    build_timeout_seconds: float = Field(default=3600.0, gt=0, description="For each engine.")
+
+    @field_validator("cuda", mode="before")
+    @classmethod
+    def _package_is_its_name(cls, name: object) -> object:
+        return "cuda-bindings" if name == "cuda.bindings" else name
+
+    def options(self) -> dict[str, Any]:
+        """What the board's builder and runner are asked for, as plain JSON: only what differs from the defaults."""
+        asked = self.model_dump(exclude={"opset"}, exclude_defaults=True)
+        return {**asked, "sparsity": False} if self.sparsity == "never" else asked
+
+
 def _mapping_step(value: object) -> object:
     """`- prune` alone means `- prune: {}`."""
     if isinstance(value, str):
@@ -137,6 +180,7 @@ class Config(Section):
     budget: Budget = Budget()
     measure: Measure = Measure()
     verify: Verify = Verify()
+    tensorrt: TensorRt = TensorRt()
     seed: int = 0
     allow_lambda: bool = Field(default=False, description="Keras Lambda layers run code of the file: only if trusted.")
 

@@ -58,6 +58,9 @@ class ArtifactRecord(Record):
     deviations: tuple[DeviationRecord, ...] = Field(
         default=(), description="From the quantization plan; the runtime's own rules."
     )
+    build: dict[str, Any] = Field(
+        default={}, description="How the board is asked to build and run it; empty where it runs the file as it is."
+    )
 
 
 class LatencyRecord(Record):

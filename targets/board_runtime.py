@@ -24,7 +24,7 @@ def runtime_facts(device: Device, info: BoardInfo, runner: str) -> RuntimeFacts 
     """
     if runner not in info.runners or runner not in info.runtimes:
         return None
-    profile = _profile(device, info)
+    profile = profile_of(device, info)
     known = profile.jetson.compute if profile is not None and profile.jetson is not None else ""
     return RuntimeFacts(version=info.runtimes[runner], compute=info.runtimes.get(_COMPUTE) or known)
 
@@ -39,10 +39,11 @@ def shown(runtimes: Mapping[str, str]) -> str:
 
 def is_jetson(device: Device, info: BoardInfo | None) -> bool:
     """Whether a board is meant to be one: by what the inventory calls it, else by what it says of itself."""
-    profile = _profile(device, info)
+    profile = profile_of(device, info)
     return profile is not None and profile.jetson is not None
 
 
-def _profile(device: Device, info: BoardInfo | None) -> BoardProfile | None:
+def profile_of(device: Device, info: BoardInfo | None) -> BoardProfile | None:
+    """What is known of a board: by what the inventory calls it, else by what it says of itself; None where nothing."""
     name = device.board if device.board != "auto" else info and board_profiles.name_for(info)
     return board_profiles.get(name) if name else None

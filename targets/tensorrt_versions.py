@@ -25,6 +25,9 @@ _WRONG_BEFORE_8_5 = "TensorRT before 8.5 computes transposed convolutions wrongl
 _SPARSE_SINCE = (8, 0)
 """Compute capability: Ampere, the first whose tensor cores pass over two zeros in four."""
 
+_DLA_GAP = ((10, 8, 0), (11, 4, 1))
+"""From the first on no version uses DLAs, until the second does again (release notes of 10.7 and 11.4.1)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reads:
@@ -40,6 +43,8 @@ class Reads:
         compute: capability of its GPU; empty where it is not known.
         int8: its GPU multiplies in int8.
         sparse: its GPU is faster with two zeros in every four weights.
+        dla: it can put layers on a deep learning accelerator, where the board has one.
+        version_compatible: it can build engines that later versions run.
     """
 
     label: str
@@ -51,6 +56,8 @@ class Reads:
     compute: str
     int8: bool
     sparse: bool
+    dla: bool
+    version_compatible: bool
 
 
 def reads(runtime: RuntimeFacts | None) -> Reads:
@@ -70,6 +77,8 @@ def reads(runtime: RuntimeFacts | None) -> Reads:
             compute="",
             int8=True,
             sparse=False,
+            dla=True,
+            version_compatible=True,
         )
     version = _numbers(runtime.version)
     if version < (8, 0):
@@ -87,6 +96,8 @@ def reads(runtime: RuntimeFacts | None) -> Reads:
         compute=runtime.compute,
         int8=_multiplies_int8(runtime.compute),
         sparse=bool(runtime.compute) and _numbers(runtime.compute) >= _SPARSE_SINCE,
+        dla=not _DLA_GAP[0] <= (*_parts(runtime.version), 0, 0)[:3] < _DLA_GAP[1],
+        version_compatible=version >= (8, 6),
     )
 
 

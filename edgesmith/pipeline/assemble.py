@@ -111,6 +111,7 @@ def artifact_record(built: Built, folder: RunFolder) -> ArtifactRecord:
         signature_outputs=tuple(str(spec) for spec in artifact.signature.outputs),
         toolchain=dict(artifact.toolchain),
         deviations=tuple(DeviationRecord(**asdict(deviation)) for deviation in artifact.deviations),
+        build={name: value for name, value in artifact.build.items() if name != "onnx_sha256"},
     )
 
 

@@ -1,7 +1,7 @@
 """deploy and measure: every artifact of a device in one lease, taken in turns, kept under the hash of what it was.
 
-A measurement is reused only where nothing at all changed: artifacts, samples, protocol, board address, agent, and the
-board's power mode.
+A measurement is reused only where nothing at all changed: artifacts, how the board is to build and run them, samples,
+protocol, board address, agent, and the board's power mode.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from device_tests.agent_zip import build_agent
 from device_tests.session import BoardSession
 from edgesmith.errors import InfrastructureError
 from edgesmith.files import sha256_file
-from edgesmith.pipeline import engines
+from edgesmith.pipeline import engines, tensorrt_settings
 from edgesmith.pipeline.build import Built
 from edgesmith.pipeline.engines import ThisMachine
 from edgesmith.pipeline.prepare import Prepared
 from edgesmith.pipeline.store import Store
 from edgesmith.pipeline.workspace import Workspace
 from edgesmith.types import (
+    Artifact,
     BoardInfo,
     Device,
     Engine,
@@ -92,13 +93,13 @@ def remember_info(device: Device, info: BoardInfo, store: Store) -> None:
         draft.record.update(_INFO.dump_python(info, mode="json"))
 
 
-def measurement_key(device: Device, artifacts: Sequence[str], prepared: Prepared, store: Store) -> str:
-    """Hash of everything a device's measurements depend on; `artifacts` are their sha256, in order."""
+def measurement_key(device: Device, artifacts: Sequence[Artifact], prepared: Prepared, store: Store) -> str:
+    """Hash of everything a device's measurements depend on; the artifacts in their order."""
     return store.key(
         "measurement",
         {
             "device": board_key(device),
-            "artifacts": list(artifacts),
+            "artifacts": [[one.sha256, tensorrt_settings.counted(one.build)] for one in artifacts],
             "samples": prepared.evaluation.sha256,
             "protocol": asdict(prepared.loaded.config.measure.protocol()),
         },
@@ -119,7 +120,7 @@ def find_measured(
         now: what the board is; where it is in another power mode than it was measured in, or has another version of
             what builds its engines, it is measured anew.
     """
-    key = measurement_key(device, [item.artifact.sha256 for item in built], prepared, store)
+    key = measurement_key(device, [item.artifact for item in built], prepared, store)
     entry = store.find("measurement", key, label=f"measure-{device.name}")
     if entry is None:
         return None
@@ -188,7 +189,7 @@ _ARRAYS = ("samples_ns", "warmup_ns", "windows")
 def _keep(
     device: Device, built: tuple[Built, ...], measured: Sequence[Measurement], prepared: Prepared, store: Store
 ) -> None:
-    key = measurement_key(device, [item.artifact.sha256 for item in built], prepared, store)
+    key = measurement_key(device, [item.artifact for item in built], prepared, store)
     with store.making("measurement", key) as draft:
         draft.record["measurements"] = [
             _write(draft.folder / str(index), measurement) for index, measurement in enumerate(measured)

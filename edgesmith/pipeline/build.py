@@ -19,6 +19,7 @@ from device_tests.session import BoardSession, Inferred
 from edgesmith.config import Verify
 from edgesmith.errors import InfrastructureError, ModelError
 from edgesmith.files import safe_name, sha256_bytes, sha256_file
+from edgesmith.pipeline import tensorrt_settings
 from edgesmith.pipeline.host import host_outputs
 from edgesmith.pipeline.prepare import Prepared
 from edgesmith.pipeline.quantization import PlannedQuantization
@@ -50,6 +51,7 @@ class Wanted:
         plan: folder of the quantization plan it follows; None: float, or the runtime's own quantizer.
         plan_key: names the plan's content.
         float_ops: ops of the plan that are left in float all the same: the board has no int8 kernel for them.
+        opset: ONNX operator set that the user asked for; None for the target's own choice.
     """
 
     target: str
@@ -62,6 +64,7 @@ class Wanted:
     plan_key: str = ""
     runtime: RuntimeFacts | None = None
     float_ops: frozenset[str] = frozenset()
+    opset: int | None = None
 
     @property
     def label(self) -> str:
@@ -71,7 +74,9 @@ class Wanted:
     @property
     def file_name(self) -> str:
         """Of the artifact, without the suffix: two boards of one run may need two files of one variant."""
-        board = "" if self.runtime is None else f"-{self.runtime.version}-{self.runtime.compute or 'any'}"
+        board = f"-{self.isa}" if self.isa else ""
+        if self.runtime is not None:
+            board += f"-{self.runtime.version}-{self.runtime.compute or 'any'}"
         kept = f"-{len(self.float_ops)}-in-float" if self.float_ops else ""
         return safe_name(f"{self.variant}-{self.scheme.precision}{board}{kept}")
 
@@ -87,6 +92,7 @@ class Wanted:
             plan=self.plan,
             runtime=self.runtime,
             float_ops=self.float_ops,
+            opset=self.opset,
         )
 
 
@@ -137,6 +143,7 @@ def build(wanted: Wanted, prepared: Prepared, work: Workspace, fresh_process: Fr
     kept = kept_artifact(wanted, calibration, store)
     if kept is not None:
         comparison = _verify(wanted, kept, prepared, work, fresh_process)
+        kept = tensorrt_settings.as_asked(kept, prepared.loaded.config)
         return Built(wanted=wanted, artifact=kept, comparison=comparison, cached=True, seconds=0.0)
     with store.making("artifact", key) as draft, work.progress.task(f"compile {wanted.target} {wanted.variant}"):
         request = wanted.request(calibration, draft.folder)
@@ -147,6 +154,7 @@ def build(wanted: Wanted, prepared: Prepared, work: Workspace, fresh_process: Fr
     comparison = _verify(wanted, artifact, prepared, work, fresh_process)
     seconds = time.monotonic() - started
     (step / "artifact.sha256").write_text(f"{artifact.sha256}  {artifact.path.name}\n", encoding="utf-8")
+    artifact = tensorrt_settings.as_asked(artifact, prepared.loaded.config)
     return Built(wanted=wanted, artifact=artifact, comparison=comparison, cached=False, seconds=seconds)
 
 
@@ -178,8 +186,10 @@ def kept_artifact(wanted: Wanted, calibration: SampleSet | None, store: Store) -
 def artifact_inputs(wanted: Wanted, calibration: SampleSet | None) -> dict[str, object]:
     """Everything an artifact depends on."""
     kept = {"float_ops": sorted(wanted.float_ops)} if wanted.float_ops else {}
+    asked = {} if wanted.opset is None else {"opset": wanted.opset}
     return {
         **kept,
+        **asked,
         "target": wanted.target,
         "model": wanted.model.sha256,
         "scheme": wanted.scheme.value,
@@ -293,6 +303,7 @@ def wanted_for(
     has_recipe: bool,
     plan: PlannedQuantization | None = None,
     runtime: RuntimeFacts | None = None,
+    opset: int | None = None,
 ) -> Sequence[Wanted]:
     """The float variant; where there is a recipe, the compressed one; where its plan has exceptions, the uniform one.
 
@@ -302,7 +313,14 @@ def wanted_for(
     isa = isa if can.per_isa else ""
     runtime = runtime if can.per_runtime else None
     float_variant = Wanted(
-        target=target, variant="float", model=original, scheme=Scheme.NONE, per_channel=True, isa=isa, runtime=runtime
+        target=target,
+        variant="float",
+        model=original,
+        scheme=Scheme.NONE,
+        per_channel=True,
+        isa=isa,
+        runtime=runtime,
+        opset=opset,
     )
     if not has_recipe:
         return (float_variant,)
@@ -316,6 +334,7 @@ def wanted_for(
         runtime=runtime,
         plan=plan.folder if plan else None,
         plan_key=plan.key if plan else "",
+        opset=opset,
     )
     if plan is None or plan.uniform is None:
         return (float_variant, compressed_variant)

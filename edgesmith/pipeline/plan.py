@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import targets
 from edgesmith.config import LoadedConfig
-from edgesmith.pipeline import boards, stages
+from edgesmith.pipeline import boards, stages, tensorrt_settings
 from edgesmith.pipeline.build import Wanted, artifact_inputs, kept_artifact, wanted_for
 from edgesmith.pipeline.compress import step_key
 from edgesmith.pipeline.prepare import Prepared, prepare, scheme_of
@@ -24,6 +24,7 @@ from targets.instruction_set import instruction_set
 
 KEPT = "kept"
 TO_DO = "to do"
+NOTE = "note"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class PlannedStep:
     """One line of a plan.
 
     Attributes:
-        state: "kept" or "to do".
+        state: "kept" or "to do"; "note" where it is no step.
     """
 
     label: str
@@ -66,7 +67,9 @@ def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterat
     if prepared.ready is not None:
         yield PlannedStep("load", KEPT, prepared.model.origin)
         files = [artifact for artifact in (prepared.reference, prepared.ready) if artifact is not None]
+        files = [tensorrt_settings.as_asked(artifact, prepared.loaded.config) for artifact in files]
         yield from (_measure_step(device, files, prepared, store) for device in wanted)
+        yield from _notes(prepared, {artifact.target for artifact in files})
         return
     yield PlannedStep("load", KEPT, f"{prepared.model.origin}, {prepared.model.parameters} parameters")
     model, known = prepared.model, True
@@ -88,9 +91,17 @@ def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterat
         for item in items:
             seen.setdefault(item, _artifact_step(item, prepared, store))
         kept = [kept_artifact(item, prepared.calibration, store) for item in items]
-        measured.append(_measure_step(device, kept, prepared, store))
+        asked = [artifact and tensorrt_settings.as_asked(artifact, prepared.loaded.config) for artifact in kept]
+        on_tensorrt = any(item.target == tensorrt_settings.TARGET for item in items)
+        measured.append(_measure_step(device, asked, prepared, store, on_tensorrt=on_tensorrt))
     yield from seen.values()
     yield from measured
+    yield from _notes(prepared, {item.target for item in seen})
+
+
+def _notes(prepared: Prepared, judged: Collection[str]) -> Iterator[PlannedStep]:
+    for finding in tensorrt_settings.findings(prepared.loaded.config, judged):
+        yield PlannedStep(tensorrt_settings.TARGET, NOTE, finding.text)
 
 
 def _plan_detail(prepared: Prepared, quantization: PlannedQuantization) -> str:
@@ -120,6 +131,7 @@ def _artifacts(
             has_recipe=bool(prepared.recipe.steps),
             plan=quantization,
             runtime=runtime_facts(device, info, targets.get(target).capabilities().runner) if info else None,
+            opset=tensorrt_settings.opset(prepared.loaded.config, target),
         )
     )
 
@@ -128,19 +140,35 @@ def _artifact_step(item: Wanted, prepared: Prepared, store: Store) -> PlannedSte
     key = store.key("artifact", artifact_inputs(item, prepared.calibration))
     state = KEPT if store.find("artifact", key) else TO_DO
     there = f"{item.target} {item.runtime.version}" if item.runtime else item.isa
-    return PlannedStep(item.label, state, f"{item.scheme.precision}{f' for {there}' if there else ''}")
+    opset = f", opset {item.opset} at most" if item.opset else ""
+    return PlannedStep(item.label, state, f"{item.scheme.precision}{f' for {there}' if there else ''}{opset}")
 
 
 def _measure_step(
-    device: Device, artifacts: Sequence[Artifact | None], prepared: Prepared, store: Store
+    device: Device,
+    artifacts: Sequence[Artifact | None],
+    prepared: Prepared,
+    store: Store,
+    *,
+    on_tensorrt: bool | None = None,
 ) -> PlannedStep:
+    """`on_tensorrt`: whether it has a TensorRT file among these; None to look."""
     label = f"measure-{device.name}"
-    runs = prepared.loaded.config.measure
+    if on_tensorrt is None:
+        on_tensorrt = any(
+            artifact is not None and artifact.target == tensorrt_settings.TARGET for artifact in artifacts
+        )
+    config = prepared.loaded.config
+    runs = config.measure
     detail = (
         f"{len(artifacts)} artifacts in turns, {len(prepared.evaluation)} samples, {runs.min_runs}+ timed runs each"
     )
-    if any(artifact is None for artifact in artifacts):
+    detail += f", power mode {runs.power_mode}" if runs.power_mode else ""
+    detail += ", clocks held" if runs.lock_clocks else ""
+    asked = tensorrt_settings.shown(config.tensorrt) if on_tensorrt else ""
+    detail += f"; tensorrt: {asked}" if asked else ""
+    known = [artifact for artifact in artifacts if artifact is not None]
+    if len(known) < len(artifacts):
         return PlannedStep(label, TO_DO, detail)
-    shas = [artifact.sha256 for artifact in artifacts if artifact]
-    key = boards.measurement_key(device, shas, prepared, store)
+    key = boards.measurement_key(device, known, prepared, store)
     return PlannedStep(label, KEPT if store.find("measurement", key) else TO_DO, detail)

@@ -10,6 +10,7 @@ import numpy as np
 
 from device_tests.accuracy import dequantize
 from edgesmith.errors import InfrastructureError, InternalError, ModelError
+from edgesmith.pipeline import tensorrt_settings
 from edgesmith.pipeline.build import Built, Wanted
 from edgesmith.pipeline.host import Outputs
 from edgesmith.pipeline.prepare import Prepared
@@ -48,7 +49,7 @@ def ready_items(prepared: Prepared, store: Store) -> tuple[Built, ...]:
                 per_channel=True,
                 isa="",
             ),
-            artifact=_kept(variant, artifact, store),
+            artifact=tensorrt_settings.as_asked(_kept(variant, artifact, store), prepared.loaded.config),
             comparison=None,
             cached=True,
             seconds=0.0,

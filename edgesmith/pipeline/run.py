@@ -122,6 +122,7 @@ def _whole_way(stage: Stage, options: RunOptions) -> None:
     meet_boards(stage, fleet, devices, prepared)
 
     reference, built = (take_ready if prepared.ready else _make)(stage, devices, prepared)
+    stages.record_settings(stage, built)
     measure_boards(stage, fleet, devices, built, prepared, reference)
     recorder.add_findings(assemble.fastest_passing(recorder.result.results))
     recorder.finish(*assemble.overall(recorder.result.results))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import targets
 from edgesmith.config import LoadedConfig
 from edgesmith.errors import ConfigError
+from edgesmith.pipeline import tensorrt_settings
 from edgesmith.types import BoardInfo, Capabilities, Device, Model, Scheme
 from targets.board_runtime import is_jetson, runtime_facts
 
@@ -38,7 +39,8 @@ def select_targets(
         has_plan: there is a common quantization plan, or none is needed, or it is not known yet.
 
     Raises:
-        ConfigError: a target that was asked for by name cannot be had, or none is left.
+        ConfigError: a target that was asked for by name cannot be had, or none is left, or what is asked of one
+            cannot be had.
     """
     asked = loaded.config.targets or device.targets
     known = targets.names()
@@ -62,6 +64,8 @@ def select_targets(
             notes.append(f"{device.name}: {name} left out: {reason}. {fix}".strip())
     if not names:
         raise ConfigError(f"{device.name}: no target can take this model here.\n" + "\n".join(notes))
+    if tensorrt_settings.TARGET in names:
+        tensorrt_settings.refuse(loaded, device, info)
     return Selection(tuple(names), tuple(notes))
 
 

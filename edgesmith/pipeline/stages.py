@@ -15,7 +15,7 @@ from device_tests.inventory import find_inventory, load_inventory
 from device_tests.session import BoardSession
 from edgesmith.config import LoadedConfig
 from edgesmith.errors import InfrastructureError, ModelError
-from edgesmith.pipeline import assemble
+from edgesmith.pipeline import assemble, tensorrt_settings
 from edgesmith.pipeline.build import Built, Wanted, build, wanted_for
 from edgesmith.pipeline.compress import StepOutcome, compress
 from edgesmith.pipeline.facts import model_facts
@@ -163,6 +163,15 @@ def compile_all(
     return {name: tuple(made[item] for item in items if item in made) for name, items in plan.items()}
 
 
+def record_settings(stage: Stage, built: Mapping[str, Sequence[Built]]) -> None:
+    """Says what the section `tensorrt:` means for what is judged, or that it means nothing."""
+    judged = {item.artifact.target for items in built.values() for item in items}
+    found = tensorrt_settings.findings(stage.loaded.config, judged)
+    stage.recorder.add_findings([assemble.finding_record(finding) for finding in found])
+    for finding in found:
+        stage.work.progress.note(finding.text)
+
+
 def _record_no_uniform(stage: Stage, wanted: Wanted, error: ModelError) -> None:
     """What it would have told is missing in the report; nothing is judged by it."""
     text = f"What the layers in float32 cost on {wanted.target} is not known: without them, {error.what}"
@@ -210,5 +219,6 @@ def _wanted(
             has_recipe=bool(prepared.recipe.steps),
             plan=quantization,
             runtime=runtime_facts(device, info, targets.get(target).capabilities().runner),
+            opset=tensorrt_settings.opset(stage.loaded.config, target),
         )
     )
