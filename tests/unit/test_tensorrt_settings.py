@@ -1,4 +1,4 @@
-"""`tensorrt:` of the config: what of it goes into files, into keys and to the board, and what is refused before work."""
+"""`tensorrt:` of the config: what goes into files, into keys and to the board, and what is refused before work."""
 
 from __future__ import annotations
 
