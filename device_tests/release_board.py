@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from device_tests.agent_client import Refused
 from device_tests.deadline import Deadline
-from device_tests.release_manifest import Manifest
+from device_tests.release_manifest import FilePart, Manifest
 from device_tests.session import BoardSession
 from edgesmith.errors import BoardError, GateFailed, InfrastructureError, InputError
 from edgesmith.types import Device
@@ -23,6 +23,11 @@ _SHORT_S = 60.0
 _RECOVER_S = 240.0
 _STAGE_S = 600.0
 _SMOKE_S = 600.0
+
+_BUILD_ANEW = (
+    "The board has another TensorRT than when this release was made. `edgesmith deploy RUN_FOLDER` builds its engine "
+    "for the one that is there now; `edgesmith run` measures it, too."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +173,23 @@ class ReleaseBoard:
             raise self._refused(version, refused, f"the switch was undone: {then}") from None
         return self._passed(version, told, f"the switch was undone: {then}")
 
+    def room_for_engine(self, key: str, size_bytes: int) -> None:
+        """Refuses where the disk has no room for an engine and its release.
+
+        Raises:
+            Refused: "no-space".
+        """
+        self._ask("release_room", {"key": key, "size_bytes": size_bytes}, _SHORT_S)
+
+    def engine_files(self, key: str) -> tuple[FilePart, ...]:
+        """The files of an engine that is there.
+
+        Raises:
+            Refused: it is gone, or damaged.
+        """
+        told = self._ask("release_engine", {"key": key}, _STAGE_S)
+        return tuple(FilePart.model_validate(file) for file in told["files"])
+
     def prune(self, keep: int) -> tuple[str, ...]:
         """Removes the oldest releases beyond `keep`; never the current one, nor the one before it."""
         there = self.list()
@@ -198,7 +220,7 @@ class ReleaseBoard:
     def _refused(self, version: str, refused: Refused, then: str) -> BoardError:
         return BoardError(
             f"{self.device}: release {version} of {self._name}: {refused.message}; {then}.",
-            next_step=refused.next_step,
+            next_step=_BUILD_ANEW if refused.code == "engine-mismatch" else refused.next_step,
         )
 
 

@@ -1,12 +1,12 @@
 """`manifest.json` of a release: what an application on the board needs to know, and what proves the release.
 
-Names are fixed: they only grow. The board's agent reads `name`, `version`, `model`, `files`, `runner`, `threads` and
-`smoke`, and what it reads it checks again.
+Names are fixed: they only grow. The board's agent reads `name`, `version`, `model`, `files`, `runner`, `threads`,
+`build`, `engine` and `smoke`, and what it reads it checks again.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -80,6 +80,41 @@ class AccuracyPart(Part):
     n: int
 
 
+class EnginePart(Part):
+    """The engine that the board built from the model; it runs on that board's GPU with that TensorRT, and no other.
+
+    Attributes:
+        file: what an application gives to TensorRT.
+        key: names it among the engines that the board keeps.
+        precision: what the builder was allowed beside float32.
+        fake: what built it is a stand-in for TensorRT.
+        is_measured: it is the very engine that the run measured, byte for byte.
+        note: why it is not; empty where it is.
+    """
+
+    file: str
+    key: str
+    sha256: str
+    size_bytes: int
+    tensorrt: str
+    cuda: str
+    compute: str
+    gpu: str
+    precision: tuple[str, ...]
+    fake: bool
+    is_measured: bool
+    note: str
+
+
+class MeasuredEnginePart(Part):
+    """The engine that the run measured."""
+
+    key: str
+    sha256: str
+    size_bytes: int
+    tensorrt: str
+
+
 class MeasuredPart(Part):
     """What the run measured on this board."""
 
@@ -89,6 +124,7 @@ class MeasuredPart(Part):
     measured_at: str | None
     runner: str | None = Field(description="Runtime and version that were measured.")
     emulated: bool
+    engine: MeasuredEnginePart | None = Field(default=None, description="Null where none was built.")
 
 
 class OutputPart(Part):
@@ -127,6 +163,8 @@ class Manifest(Part):
     runner: str
     runtime: dict[str, str] = Field(description="Package and version on the board when it was deployed.")
     threads: int
+    build: dict[str, Any] = Field(default={}, description="How the board makes its engine from the model, and runs it.")
+    engine: EnginePart | None = Field(default=None, description="Null where the board runs the model as it is.")
     preprocessing: PreprocessingPart
     measured: MeasuredPart
     smoke: SmokePart
@@ -145,7 +183,7 @@ class Manifest(Part):
         """Whether both would give an application the same: figures, times and the release before may differ."""
         return all(
             getattr(self, field) == getattr(other, field)
-            for field in ("name", "model", "files", "format", "threads", "preprocessing", "inputs", "outputs")
+            for field in ("name", "model", "files", "format", "threads", "build", "preprocessing", "inputs", "outputs")
         )
 
     def content(self) -> bytes:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from device_tests.agent import runners
 from device_tests.deploy import encode_inputs, meaning
 from device_tests.release_manifest import (
+    EnginePart,
     FilePart,
     Manifest,
     MeasuredPart,
@@ -37,6 +38,9 @@ _SLOWER = 5.0
 _SLOWER_MS = 10.0
 """Sane is: no more than so many times the p50 of the run, or so many milliseconds more. The release before is still
 answering while it is taken, maybe on the same core."""
+
+ANOTHER_ENGINE = "another engine"
+"""Instead of a precision: the engine is not the one that answered in the run."""
 
 _STEPS = 1.0
 _FLOAT32_SHARE = 1e-4
@@ -114,6 +118,8 @@ def make_manifest(
     previous: str | None,
     device: str,
     info: BoardInfo,
+    engine: EnginePart | None = None,
+    more: Sequence[FilePart] = (),
 ) -> Manifest:
     """The manifest of a release that is about to be sent.
 
@@ -124,19 +130,26 @@ def make_manifest(
         previous: the version that is current on the board.
         device: the board's name.
         info: the board as it is now.
+        engine: that it has for the artifact; None where it runs the artifact as it is.
+        more: files that the board has already, and takes from where it keeps them.
     """
     artifact, p50_ms = request.artifact, request.measured.p50_ms
     ins, outs = artifact.signature.inputs, artifact.signature.outputs
     tensors = tuple(TensorPart.of(*pair) for pair in zip([*ins, *outs], request.quantization, strict=True))
     ours = request.runner in runners.names()
+    # Another build of the same network adds its numbers up in another order, and may do so in TF32.
+    precision = artifact.precision if engine is None or engine.is_measured else ANOTHER_ENGINE
     packages = runners.load(request.runner).PACKAGES if ours else tuple(info.runtimes)
     return Manifest(
         name=request.name,
         version=version,
         model=_model_file(artifact),
-        files=tuple(
-            FilePart(file=name, sha256=sha256_file(path), size_bytes=path.stat().st_size)
-            for name, path in files.items()
+        files=(
+            *(
+                FilePart(file=name, sha256=sha256_file(path), size_bytes=path.stat().st_size)
+                for name, path in files.items()
+            ),
+            *more,
         ),
         format=artifact.format,
         precision=artifact.precision,
@@ -145,13 +158,15 @@ def make_manifest(
         runner=request.runner,
         runtime={package: found for package, found in info.runtimes.items() if package in packages},
         threads=request.threads,
+        build=dict(artifact.build),
+        engine=engine,
         preprocessing=request.preprocessing,
         measured=request.measured,
         smoke=SmokePart(
             inputs=_INPUTS,
             inputs_dtype=meaning(request.x),
             outputs=tuple(
-                OutputPart(file=_output_file(index), tolerance=tolerance(output, artifact.precision))
+                OutputPart(file=_output_file(index), tolerance=tolerance(output, precision))
                 for index, output in enumerate(request.outputs)
             ),
             runs=_RUNS,
@@ -171,9 +186,13 @@ def tolerance(expected: NDArray[Any], precision: str) -> float:
     The same file, runtime and processor give the same bits. Room is left for what is no fault: another number of
     cores at work in a float sum, or an update of the runtime. It is no accuracy test: the run was that.
 
+    Args:
+        expected: the answer in the run.
+        precision: of the artifact, or `ANOTHER_ENGINE`.
+
     Returns:
         1 step for integers. For floats a share of the largest expected value: 1e-4 where the model computes in
-        float32, 1e-2 where it is quantized or float16.
+        float32, 1e-2 where it is quantized or float16, or runs as another engine.
     """
     import numpy as np
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from device_tests import release_engine
 from device_tests.release_board import ModelReleases, ReleaseBoard, Smoke, answers
-from device_tests.release_manifest import FILE, Manifest
+from device_tests.release_manifest import FILE, EnginePart, Manifest
 from device_tests.release_request import ReleaseRequest, make_manifest, new_version, write_files
 from device_tests.session import BoardSession
 from edgesmith.errors import InputError
@@ -37,6 +38,7 @@ class Deployed:
         before: the version that answered until now; None where there was none.
         removed: versions that were no longer to be kept.
         recovered: what an unfinished deploy had left, and what was done about it.
+        engine: that the release runs; None where it runs the model as it is, or was there before.
     """
 
     device: str
@@ -48,6 +50,7 @@ class Deployed:
     bytes_sent: int = 0
     removed: tuple[str, ...] = ()
     recovered: tuple[str, ...] = ()
+    engine: EnginePart | None = None
 
 
 def deploy(session: BoardSession, request: ReleaseRequest, progress: Progress) -> Deployed:
@@ -55,7 +58,7 @@ def deploy(session: BoardSession, request: ReleaseRequest, progress: Progress) -
 
     Raises:
         GateFailed: it does not pass; the release before still answers, or answers again.
-        BoardError: the board refused, or the runtime crashed; the release before answers.
+        BoardError: the board refused, built no engine, or the runtime crashed; the release before answers.
         ConnectionLost, DeadlineExceeded: the link; what was begun is undone by the agent there, or by the next deploy.
     """
     board = ReleaseBoard(session, request.name)
@@ -66,6 +69,7 @@ def deploy(session: BoardSession, request: ReleaseRequest, progress: Progress) -
     ):
         recovered = board.recover()
         there = board.list()
+        engine = release_engine.on_board(session, board, request)
         files = write_files(request, Path(scratch))
         manifest = make_manifest(
             request,
@@ -74,6 +78,8 @@ def deploy(session: BoardSession, request: ReleaseRequest, progress: Progress) -
             previous=there.current,
             device=board.device,
             info=session.info,
+            engine=None if engine is None else engine.part,
+            more=engine.files if engine else (),
         )
         if (version := _already_there(there, manifest)) is not None:
             smoke = board.smoke(version, "it is the current release and stays")
@@ -85,6 +91,7 @@ def deploy(session: BoardSession, request: ReleaseRequest, progress: Progress) -
                 before=version,
                 smoke=smoke,
                 recovered=recovered,
+                engine=manifest.engine,
             )
         task.advance(1, "send")
         sent = _push(session, files, manifest, Path(scratch))
@@ -105,6 +112,7 @@ def deploy(session: BoardSession, request: ReleaseRequest, progress: Progress) -
         bytes_sent=session.bytes_sent - sent_before,
         removed=board.prune(request.keep),
         recovered=recovered,
+        engine=manifest.engine,
     )
 
 
@@ -167,7 +175,8 @@ def _push(session: BoardSession, files: Mapping[str, Path], manifest: Manifest, 
     written = folder / FILE
     write_bytes(written, manifest.content())
     for entry in manifest.files:
-        session.push(files[entry.file], entry.sha256)
+        if entry.file in files:  # an engine is taken from the board's own
+            session.push(files[entry.file], entry.sha256)
     sha256 = sha256_file(written)
     session.push(written, sha256)
     return sha256

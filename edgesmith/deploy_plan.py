@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import targets
 from device_tests.release_board import check_name
-from device_tests.release_manifest import AccuracyPart, MeasuredPart, PreprocessingPart
+from device_tests.release_manifest import AccuracyPart, MeasuredEnginePart, MeasuredPart, PreprocessingPart
 from device_tests.release_request import KEEP, ReleaseRequest
 from edgesmith import known_answers
 from edgesmith.config import load_config
@@ -16,6 +17,8 @@ from edgesmith.errors import GateFailed, InputError
 from edgesmith.files import sha256_file
 from edgesmith.result import ArtifactRecord, DeviceResult, Result, read_result
 from edgesmith.types import Artifact, Device, Verdict
+from edgesmith.types.boards import FAKE
+from targets import tensorrt_build
 
 
 class DeployPlan:
@@ -69,9 +72,9 @@ class DeployPlan:
         # The float model is what the compressed one is judged by; it is released where it is all there is, or by name.
         variant = self._variant or ("compressed" if any(row.variant == "compressed" for row in rows) else "float")
         wanted = [row for row in rows if row.variant == variant and self._target in ("", row.target)]
-        if device.transport == "fake" or any(row.fake for row in wanted):
+        if device.transport == "fake" or any(row.fake and not _on_stand_in(row) for row in wanted):
             raise InputError(f"{device.name}: a scripted board: what passes there has run nowhere.")
-        wanted = self._finished_files(device, wanted)
+        wanted = self._answered(device, wanted)
         passing = {p50: row for row in wanted if row.verdict is Verdict.PASS and (p50 := _p50(row)) is not None}
         if not passing:
             told = ", ".join(f"{row.target} {row.variant} {row.verdict}" for row in wanted)
@@ -83,21 +86,24 @@ class DeployPlan:
             )
         return passing[min(passing)]
 
-    def _finished_files(self, device: Device, rows: Sequence[DeviceResult]) -> list[DeviceResult]:
-        """Those whose artifact runs as it is. A release holds no engine yet, and without one nothing would answer.
+    def _answered(self, device: Device, rows: Sequence[DeviceResult]) -> list[DeviceResult]:
+        """Those whose engine has answered in the run, which is what a release is checked by; and what has no engine.
 
         Raises:
             InputError: there are only others.
         """
-        found = [row for row in rows if row.engine is None]
+        found = [row for row in rows if row.engine is None or self._has_answers(row)]
         if rows and not found:
             raise InputError(
-                f"{device.name}: an engine that the board builds ({rows[0].target}) cannot be released yet: only "
-                "finished files can.",
-                next_step="`edgesmith run` has built it on the board already; for a release, name another target that "
-                "the run measured there with --target, such as onnxruntime.",
+                f"{device.name}: the run has latencies of engines from there and no answers, so a release could not be "
+                "checked: trtexec alone tells none.",
+                next_step=f"Install TensorRT's Python binding there (`edgesmith doctor --device {device.name}` says "
+                "how), leave `trtexec: only` out, and run again.",
             )
         return found
+
+    def _has_answers(self, row: DeviceResult) -> bool:
+        return known_answers.are_kept(self._folder, row.device, row.target, row.variant)
 
     def _request(self, row: DeviceResult, keep: int) -> ReleaseRequest:
         if row.artifact is None:  # a row that passed has one
@@ -152,6 +158,7 @@ class DeployPlan:
             size_bytes=record.size_bytes,
             gzip_bytes=record.gzip_bytes,
             sparsity=record.sparsity,
+            build=_build(row.target, path, record),
         )
 
 
@@ -174,12 +181,24 @@ def _refuse_unfit(result: Result, folder: Path) -> None:
         )
 
 
+def _on_stand_in(row: DeviceResult) -> bool:
+    """A board that answered, though a runtime of it is a stand-in that says so of itself."""
+    return row.board is not None and FAKE in row.board.runtimes
+
+
+def _build(target: str, path: Path, record: ArtifactRecord) -> Mapping[str, Any]:
+    """How the board is asked to build and run it; runs of earlier versions left that to the file."""
+    if record.build or target != "tensorrt":
+        return record.build
+    return tensorrt_build.read(path) or {}
+
+
 def _p50(row: DeviceResult) -> float | None:
     return None if row.latency_ms is None else row.latency_ms.p50
 
 
 def _measured(row: DeviceResult) -> MeasuredPart:
-    accuracy = row.accuracy
+    accuracy, engine = row.accuracy, row.engine
     return MeasuredPart(
         p50_ms=_p50(row) or 0.0,
         p95_ms=None if row.latency_ms is None else row.latency_ms.p95,
@@ -187,6 +206,10 @@ def _measured(row: DeviceResult) -> MeasuredPart:
         measured_at=row.measured_at,
         runner=row.runner,
         emulated=bool(row.emulated),
+        engine=engine
+        and MeasuredEnginePart(
+            key=engine.key, sha256=engine.sha256, size_bytes=engine.size_bytes, tensorrt=engine.tensorrt
+        ),
     )
 
 

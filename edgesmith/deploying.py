@@ -45,7 +45,8 @@ class Row:
         """For --json."""
         told: dict[str, Any] = {"device": self.device, "name": self.name, "state": self.state}
         if self.deployed is not None:
-            told |= asdict(self.deployed) | {"state": self.state}
+            engine = self.deployed.engine
+            told |= asdict(self.deployed) | {"state": self.state, "engine": engine and engine.model_dump(mode="json")}
         if self.error is not None:
             told |= {
                 "error": type(self.error).__name__,
@@ -69,7 +70,9 @@ class Row:
         sent = f", {done.bytes_sent:,} bytes sent" if done.bytes_sent else ""
         first = f"{head}: p50 {done.smoke.p50_ms:.3f} ms over {done.smoke.runs} runs, {done.smoke.runner}{sent}{was}"
         removed = [f"{self.device}: removed {version}: too old to be kept" for version in done.removed]
-        return (first, *(f"{self.device}: found and mended: {text}" for text in done.recovered), *removed)
+        other = [f"{self.device}: {done.engine.note}"] if done.engine is not None and done.engine.note else []
+        mended = [f"{self.device}: found and mended: {text}" for text in done.recovered]
+        return (first, *other, *mended, *removed)
 
 
 def exit_code(rows: Sequence[Row]) -> int:
@@ -181,6 +184,8 @@ def _release_text(manifest: Any, problem: str | None) -> str:
     accuracy = f" {measured.accuracy.metric} {measured.accuracy.value:.4g}" if measured.accuracy else ""
     runtime = ", ".join(f"{name} {version}" for name, version in manifest.runtime.items())
     emulated = " EMULATED" if measured.emulated else ""
+    if manifest.engine is not None and not manifest.engine.is_measured:
+        runtime += ", by another engine than the one that runs"
     return f"{manifest.format} {manifest.precision} p50 {measured.p50_ms:.3f} ms{emulated}{accuracy} ({runtime})"
 
 

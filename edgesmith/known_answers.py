@@ -56,6 +56,11 @@ def keep(
         np.save(place / f"{_stem(device, target, variant)}-{number}.npy", output[index], allow_pickle=False)
 
 
+def are_kept(folder: Path, device: str, target: str, variant: str) -> bool:
+    """Whether `read` finds any."""
+    return (folder / _FOLDER / f"{_stem(device, target, variant)}-0.npy").is_file()
+
+
 def read(folder: Path, device: str, target: str, variant: str) -> KnownAnswers:
     """What `keep` wrote.
 

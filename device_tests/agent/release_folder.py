@@ -1,6 +1,7 @@
 """The releases of one model on the board: folders that never change, and links that change in one step.
 
-<releases>/<name>/<version>/         a release: the model, its manifest.json, its smoke inputs and outputs
+<releases>/<name>/<version>/         a release: the model, its engine where it has one, its manifest.json, its smoke
+                                     inputs and outputs
 <releases>/<name>/current            -> <version>; what an application opens
 <releases>/<name>/.<version>.part/   a release on its way: not checked yet
 <releases>/<name>/.unconfirmed       a switch whose check is not over, with the version to go back to
@@ -16,6 +17,8 @@ import stat
 import time
 
 from device_tests.agent.protocol import Refusal
+from device_tests.agent.release_files import sync
+from device_tests.agent.tensorrt.engines import PLAN, RECORD
 from device_tests.agent.work import sha256_file
 
 MANIFEST = "manifest.json"
@@ -204,6 +207,9 @@ def manifest(folder):
         here = {checked_name(file["file"]) for file in found["files"] if _SHA256.fullmatch(file["sha256"])}
         smoke = found["smoke"]
         used = {found["model"], smoke["inputs"]} | {output["file"] for output in smoke["outputs"]}
+        if found.get("engine") is not None:
+            checked_name(found["engine"]["key"])
+            used |= {PLAN, RECORD}
         named = isinstance(found["name"], str) and isinstance(found["version"], str)
         whole = named and len(here) == len(found["files"]) and used <= here and MANIFEST not in here
     except (KeyError, TypeError):
@@ -221,15 +227,6 @@ def check_files(folder, told):
             raise Refusal("damaged", "%s is missing" % path)
         if sha256_file(path) != file["sha256"]:
             raise Refusal("damaged", "%s is not what its manifest says (sha256)" % path)
-
-
-def sync(path):
-    """Brings a file or folder to the disk: a power cut must not undo what was answered."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def remove_folder(path):

@@ -8,14 +8,16 @@ next agent after a power cut.
 import contextlib
 import fcntl
 import os
-import shutil
 import threading
 import time
 
-from device_tests.agent import release_folder
+from device_tests.agent import release_files, release_folder
 from device_tests.agent.protocol import Deadline, Refusal
-from device_tests.agent.release_folder import MANIFEST, ReleaseFolder, check_files, checked_name, manifest, sync
+from device_tests.agent.release_files import sync
+from device_tests.agent.release_folder import MANIFEST, ReleaseFolder, check_files, manifest
 from device_tests.agent.smoke import smoke
+from device_tests.agent.tensorrt.engines import PLAN, RECORD, Engines
+from device_tests.agent.work import sha256_file
 
 HOLD_S = 90.0
 
@@ -93,6 +95,8 @@ def methods(agent):
         "release_switch": releasing.switch,
         "release_recover": releasing.recover,
         "release_remove": releasing.remove,
+        "release_room": releasing.room,
+        "release_engine": releasing.engine,
     }
 
 
@@ -188,6 +192,30 @@ class Releasing:
             folder.remove(version)
         return {}
 
+    def room(self, params, _deadline, _event):
+        """Refuses where the disk has no room for an engine and a release of it; see `release_files.room_for_engine`.
+
+        Params: `key` and `size_bytes` of the engine, as it was measured.
+        """
+        root = release_folder.releases_root(params["root"])
+        release_files.room_for_engine(self._folders(), root, params["key"], params["size_bytes"])
+        return {}
+
+    def engine(self, params, _deadline, _event):
+        """The files of the engine `key`, its content checked. Result: {"files": [{"file", "sha256", "size_bytes"}]}."""
+        engines = Engines(self._folders().engines)
+        record = engines.record(params["key"])
+        if record is None:
+            raise Refusal("engine-missing", "no engine %s is on the board" % params["key"])
+        engines.read(record)
+        paths = {name: os.path.join(engines.folder(params["key"]), name) for name in (PLAN, RECORD)}
+        return {
+            "files": [
+                {"file": name, "sha256": sha256_file(path), "size_bytes": os.path.getsize(path)}
+                for name, path in paths.items()
+            ]
+        }
+
     @contextlib.contextmanager
     def _alone_in(self, folder, deadline):
         """For changes that are finished when the answer goes out."""
@@ -200,25 +228,16 @@ class Releasing:
             _UNFINISHED.let_go(folder)
 
     def _fill(self, part, name, version, sha256):
-        self._take(part, MANIFEST, sha256)
+        folders = self._folders()
+        release_files.take(part, {MANIFEST: folders.blob(sha256)})
         told = manifest(part)
         if (told["name"], told["version"]) != (name, version):
             raise Refusal("damaged", "the manifest is that of %s %s" % (told["name"], told["version"]))
-        for file in told["files"]:
-            self._take(part, file["file"], file["sha256"])
+        files = {file["file"]: file["sha256"] for file in told["files"]}
+        release_files.take(part, {file: release_files.source(folders, told, file, files[file]) for file in files})
         check_files(part, told)
         sync(part)
         sync(os.path.dirname(part))
-
-    def _take(self, part, name, sha256):
-        """A hard link to the upload, or a copy where the disk has no links or is another one."""
-        source, target = self._folders().blob(sha256), os.path.join(part, checked_name(name))
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
-        os.chmod(target, 0o644)
-        sync(target)
 
     def _folders(self):
         if self._agent.folders is None:

@@ -31,6 +31,7 @@ def smoke(folder, manifest, scratch, deadline, event):
             "runner": manifest["runner"],
             "path": os.path.join(folder, manifest["model"]),
             "threads": manifest["threads"],
+            "options": _options(folder, manifest),
             "inputs": os.path.join(folder, check["inputs"]),
             "inputs_dtype": check["inputs_dtype"],
         }
@@ -53,6 +54,12 @@ def smoke(folder, manifest, scratch, deadline, event):
         "runner": runner,
         "differences": differences,
     }
+
+
+def _options(folder, manifest):
+    """Of the runner. An engine is the release's own: the board's cache may have lost it, or hold another."""
+    options = dict(manifest.get("build") or {})
+    return options if manifest.get("engine") is None else dict(options, engine_folder=folder)
 
 
 def _compare(found, folder, expected):

@@ -191,16 +191,30 @@ def test_a_scripted_board_proves_nothing(make_run: Callable[..., Path]):
         chosen(make_run(row("pi")), Device(name="pi", transport="fake"))
 
 
-def test_an_engine_that_the_board_built_is_not_released(make_run: Callable[..., Path]):
+def test_of_an_engine_that_the_board_built_the_file_and_its_options_are_released(make_run: Callable[..., Path]):
+    made = row("jetson", "dense.onnx", target="tensorrt", engine=ENGINE, latency_ms=latency(0.1))
+    assert made.artifact is not None
+    options = {"precision": ["fp16"], "dla_core": 0}
+    asked = made.model_copy(update={"artifact": made.artifact.model_copy(update={"build": options})})
+    folder = make_run(asked, row("jetson", "dense.onnx", latency_ms=latency(2.0)))
+    device = Device(name="jetson", transport="ssh")
+    request = DeployPlan(folder).requests([device])["jetson"]
+    assert (request.runner, request.artifact.build) == ("tensorrt", options)
+    assert request.measured.engine is not None
+    assert (request.measured.engine.key, request.measured.engine.tensorrt) == (ENGINE.key, "10.3.0")
+
+
+def test_what_trtexec_timed_alone_is_passed_over_and_refused_where_there_is_nothing_else(
+    make_run: Callable[..., Path],
+):
     folder = make_run(
         row("jetson", "dense.onnx", target="tensorrt", engine=ENGINE, latency_ms=latency(0.1)),
         row("jetson", "dense.onnx", latency_ms=latency(2.0)),
     )
+    (folder / "answers" / "jetson-tensorrt-compressed-0.npy").unlink()
     device = Device(name="jetson", transport="ssh")
     assert DeployPlan(folder).requests([device])["jetson"].runner == "onnxruntime"
-    with pytest.raises(
-        InputError, match=r"jetson: an engine that the board builds \(tensorrt\) cannot be released yet"
-    ):
+    with pytest.raises(InputError, match="could not be checked: trtexec alone tells none"):
         chosen(folder, device, target="tensorrt")
 
 

@@ -66,13 +66,13 @@ class Runner:
             raise
 
     def _load(self, path, options):
-        from device_tests.agent.tensorrt import api, engines, identity
+        from device_tests.agent.tensorrt import api, identity
         from device_tests.agent.tensorrt.execution import Execution
         from device_tests.agent.tensorrt.log import Log, logger
 
         here = self._here
         wanted = identity.identity(identity.onnx_sha256(path, options), here.version, here.compute, here.gpu)
-        store = engines.Engines(options.get("engines") or beside(path))
+        store = _store(path, options)
         self.record = store.find(wanted)
         content = store.read(self.record)
         log = Log()
@@ -124,6 +124,16 @@ class Runner:
 def beside(path):
     """The engines of the workdir that a blob lies in."""
     return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(path))), "engines")
+
+
+def _store(path, options):
+    """Where the engine is looked for: in the folder of a release, or among all of the board."""
+    from device_tests.agent.tensorrt.engine_folder import EngineFolder
+    from device_tests.agent.tensorrt.engines import Engines
+
+    if options.get("engine_folder"):
+        return EngineFolder(options["engine_folder"])
+    return Engines(options.get("engines") or beside(path))
 
 
 def _described(tensor):

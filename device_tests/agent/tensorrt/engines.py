@@ -65,7 +65,7 @@ class Engines:
         record = self.record(exact)
         if record is not None:
             if record["identity"] != wanted:
-                raise _mismatch(wanted, record["identity"])
+                raise mismatch(wanted, record["identity"])
             return record
         others = [one for one in map(self.record, self.keys()) if one is not None]
         fitting = [one for one in others if identities.runs(wanted, one["identity"])]
@@ -73,7 +73,7 @@ class Engines:
             return fitting[0]
         same = [one["identity"] for one in others if one["identity"].get("onnx_sha256") == wanted["onnx_sha256"]]
         if same:
-            raise _mismatch(wanted, min(same, key=lambda have: len(identities.differences(wanted, have))))
+            raise mismatch(wanted, min(same, key=lambda have: len(identities.differences(wanted, have))))
         raise Refusal("engine-missing", "no engine of this network is on the board: build it first", key=exact)
 
     def read(self, record):
@@ -199,7 +199,8 @@ class Engines:
                 shutil.rmtree(os.path.join(self.root, name), ignore_errors=True)
 
 
-def _mismatch(wanted, have):
+def mismatch(wanted, have):
+    """The refusal of an engine that is for something else, with what differs."""
     differ = identities.differences(wanted, have)
     told = "the engine on the board is for something else: %s" % "; ".join(differ)
     return Refusal("engine-mismatch", told, differences=differ)
