@@ -13,7 +13,7 @@ from device_tests.agent import runners
 from device_tests.agent_client import Refused
 from device_tests.deadline import Deadline
 from edgesmith.errors import BoardError, BuildRefused
-from edgesmith.files import sha256_file
+from edgesmith.files import sha256_file, sha256_json
 from edgesmith.types import Artifact, Engine, EngineLayer, EnginePart, EngineParts
 
 if TYPE_CHECKING:
@@ -52,6 +52,11 @@ def is_built(artifact: Artifact) -> bool:
     """Whether the board builds something of an artifact before it runs it."""
     name = measured.runner(artifact)
     return name in runners.names() and hasattr(runners.load(name), "build")
+
+
+def asked_key(artifact: Artifact) -> str:
+    """Names an artifact with its options."""
+    return sha256_json(measured.asked(artifact))
 
 
 def build(session: BoardSession, artifact: Artifact, *, rebuild: bool = False) -> Engine:
@@ -107,7 +112,8 @@ def profile(session: BoardSession, artifact: Artifact, inputs: Mapping[str, str]
             return dataclasses.replace(engine, profile_reason=refused.message)
     rows = [_layer(row) for row in told["layers"]]
     slowest = sorted(rows, key=lambda row: -(row.time_ms or 0.0))[:MOST_LAYERS]
-    return dataclasses.replace(engine, parts=_parts(told["parts"]), layers=tuple(slowest))
+    notes = (*engine.notes, *told["notes"])
+    return dataclasses.replace(engine, parts=_parts(told["parts"]), layers=tuple(slowest), notes=notes)
 
 
 def _refusal(session: BoardSession, artifact: Artifact, refused: Refused) -> BuildRefused:

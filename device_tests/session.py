@@ -138,17 +138,20 @@ class BoardSession:
     def build(self, artifact: Artifact) -> Engine:
         """Has the board build its engine of an artifact, or find it; asked once in a session, whatever comes of it.
 
+        One file with other options is another engine.
+
         Raises:
             BuildRefused: it cannot, or will not.
             BoardBusy, ConnectionLost, DeadlineExceeded: as in `measure`.
         """
-        if artifact.sha256 not in self._engines:
+        key = engines.asked_key(artifact)
+        if key not in self._engines:
             self.push(artifact.path, artifact.sha256)
             try:
-                self._engines[artifact.sha256] = engines.build(self, artifact)
+                self._engines[key] = engines.build(self, artifact)
             except BuildRefused as refused:
-                self._engines[artifact.sha256] = refused
-        found = self._engines[artifact.sha256]
+                self._engines[key] = refused
+        found = self._engines[key]
         if isinstance(found, BuildRefused):
             raise found
         return found
@@ -285,7 +288,7 @@ class BoardSession:
                     taken = measured.measurement(
                         one, told, arrays, device=self.device.name, board=self.info, protocol=protocol
                     )
-                    engine = self._engines.get(artifact.sha256)
+                    engine = self._engines.get(engines.asked_key(artifact))
                     if isinstance(engine, Engine):
                         taken = replace(taken, engine=engines.profile(self, artifact, inputs, engine))
                     yield taken

@@ -43,6 +43,17 @@ class Child:
             raise Refusal("runtime-missing", str(error)) from None
         return {"packages": found, "numpy": np.__version__}
 
+    def cuda(self, params, _deadline, _event):
+        """Tries one provider of CUDA; see `cuda.probe`."""
+        from device_tests.agent import cuda
+
+        try:
+            return cuda.probe(params["provider"])
+        except cuda.CudaMissing as missing:
+            raise Refusal("cuda-missing", str(missing)) from None
+        except cuda.CudaError as error:
+            raise Refusal("cuda-failed", str(error)) from None
+
     def build(self, params, deadline, event):
         """Builds what a runtime makes of an artifact on the board itself. Result: the runner's record of it."""
         module = runners.load(params["runner"])
@@ -81,12 +92,13 @@ class Child:
         }
 
     def warm_up(self, params, _deadline, _event):
-        """Runs until the median stands still. Result: nanoseconds, whether it did, the clock's own cost."""
+        """Runs until the median stands still. Result: nanoseconds, whether it did, the clock's cost, notes."""
         self._timed = self._samples.timed(self._runner.inputs)
         with self.undisturbed():
             samples, flat = timing.warm_up(self._timed_run(), params["max_s"], self._clock)
         self._runs = len(samples)
-        return {"ns": samples, "flat": flat, "overhead_ns": timing.overhead_ns(clock=self._clock)}
+        notes = list(getattr(self._runner, "notes", ()))
+        return {"ns": samples, "flat": flat, "overhead_ns": timing.overhead_ns(clock=self._clock), "notes": notes}
 
     def window(self, params, _deadline, _event):
         """One turn. Result: nanoseconds of the runs kept apart and of the timed ones, and when it began and ended."""
@@ -163,6 +175,7 @@ def main():
     child = Child()
     methods = {
         "probe": child.probe,
+        "cuda": child.cuda,
         "build": child.build,
         "load": child.load,
         "warm_up": child.warm_up,

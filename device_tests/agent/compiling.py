@@ -1,5 +1,7 @@
 """What is made of an artifact on the board itself: built in a child, listed, looked into, and removed."""
 
+from datetime import datetime, timezone
+
 from device_tests.agent.protocol import Deadline, Refusal
 from device_tests.agent.supervisor import Child
 from device_tests.agent.tensorrt.engines import Engines
@@ -76,7 +78,8 @@ class Compiling:
             runs: of each kind.
 
         Returns:
-            {"runner", "parts": {"in_ns", "compute_ns", "out_ns"}, "layers": rows}.
+            {"runner", "parts": {"in_ns", "compute_ns", "out_ns"}, "layers": rows, "notes": what the runner could not do
+            as it was asked}.
         """
         folders, asked, runs = self._folders(), params["artifact"], params["runs"]
         inner = Deadline(deadline.remaining_s * 0.95)
@@ -90,15 +93,28 @@ class Compiling:
         }
         with self._start() as child:
             loaded = child.call("load", load, inner)
-            child.call("warm_up", {"max_s": params.get("warmup_max_seconds", 5.0)}, inner)
+            warm = child.call("warm_up", {"max_s": params.get("warmup_max_seconds", 5.0)}, inner)
             parts = child.call("parts", {"runs": runs}, inner)
             layers = child.call("layers", {"runs": runs}, inner)["layers"]
-        return {"runner": loaded["name"], "parts": parts, "layers": layers}
+        return {"runner": loaded["name"], "parts": parts, "layers": layers, "notes": warm["notes"]}
 
     def engines(self, params, _deadline, _event):
-        """All engines here, see `Engines.listed`. Params: tensorrt: the version here, None where not known."""
-        found = Engines(self._folders().engines).listed(params.get("tensorrt"))
-        return {"engines": found, "size_bytes": sum(one["size_bytes"] for one in found)}
+        """All engines here, see `Engines.listed`.
+
+        Params:
+            tensorrt: the version here, None where not known.
+
+        Returns:
+            {"engines", "size_bytes", "free_bytes": what may still be written, "utc": by the board's own clock}.
+        """
+        folders = self._folders()
+        found = Engines(folders.engines).listed(params.get("tensorrt"))
+        return {
+            "engines": found,
+            "size_bytes": sum(one["size_bytes"] for one in found),
+            "free_bytes": folders.free_bytes(),
+            "utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
 
     def remove(self, params, _deadline, _event):
         """Removes the engines of `keys`; the result says how many bytes are free now."""

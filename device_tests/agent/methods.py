@@ -4,6 +4,7 @@ import os
 
 from device_tests.agent import (
     compiling,
+    cuda_facts,
     echo,
     environment,
     measuring,
@@ -54,6 +55,7 @@ class Agent:
         found.update(power_modes.methods(self, self._root))
         found.update(releasing.methods(self))
         found.update(compiling.methods(self))
+        found.update(cuda_facts.methods())
         found.update(self.leasing.methods())
         return {name: self._under_lease(function) for name, function in found.items()}
 

@@ -136,10 +136,10 @@ def test_a_network_or_cache_that_is_not_there_is_refused_before_any_child(board:
 def test_a_profile_loads_warms_up_and_takes_runs_apart(board: Board):
     samples = board.put(b"samples")
     parts = {"in_ns": [1], "compute_ns": [2], "out_ns": [3]}
-    board.answers = [{"name": "tensorrt 10.3.0"}, {}, parts, {"layers": ["row"]}]
+    board.answers = [{"name": "tensorrt 10.3.0"}, {"notes": ["no CUDA graph"]}, parts, {"layers": ["row"]}]
     artifact = dict(ARTIFACT, options={"precision": ["fp16"]})
     found = board.ask("profile", artifact=artifact, inputs={"sha256": samples, "dtype": "float32"}, runs=7)
-    assert found == {"runner": "tensorrt 10.3.0", "parts": parts, "layers": ["row"]}
+    assert found == {"runner": "tensorrt 10.3.0", "parts": parts, "layers": ["row"], "notes": ["no CUDA graph"]}
     assert [method for method, _ in board.asked] == ["load", "warm_up", "parts", "layers"]
     assert board.asked[0][1]["options"] == {"precision": ["fp16"]}
     assert [params["runs"] for _, params in board.asked[2:]] == [7, 7]
@@ -186,7 +186,9 @@ def test_a_real_agent_has_the_methods_and_no_tensorrt_here(tmp_path: Path):
         assert "tensorrt" not in hello["runners"]
         assert hello["missing"]["tensorrt"] == "No module named 'tensorrt'"
         (tmp_path / "board" / "blobs" / SHA).write_bytes(ONNX)
-        assert agent.ask("engines") == {"engines": [], "size_bytes": 0}
+        told = agent.ask("engines")
+        assert (told["engines"], told["size_bytes"]) == ([], 0)
+        assert told["free_bytes"] > 0
         told = agent.ask("build", artifact=dict(ARTIFACT, runner="onnxruntime"), options={})
         assert told["code"] == "not-built"
         told = agent.ask("build", artifact=ARTIFACT, options={})
