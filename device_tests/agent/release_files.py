@@ -1,6 +1,6 @@
-"""The files of a release: taken from what the board has already, so that nothing is twice on its disk where it need not be.
+"""The files of a release, taken from what the board has: uploads from the blobs, an engine from those built here.
 
-Uploads come from the blobs, an engine from those that were built here. As hard links they stay when the other name goes.
+As hard links they take no second place on the disk, and stay when the other name goes.
 """
 
 import os
@@ -66,9 +66,14 @@ def room_for_engine(folders, releases, key, size_bytes):
     here, there = _existing(folders.root), _existing(releases)
     built = Engines(folders.engines).record(key) is not None
     wanted = {here: 0 if built else size_bytes}
-    if os.stat(there).st_dev != os.stat(here).st_dev:
+    if disk_of(there) != disk_of(here):
         wanted[there] = size_bytes
     refuse_full({place: size + SPARE_BYTES for place, size in wanted.items() if size})
+
+
+def disk_of(path):
+    """The number of the file system that a path lies on."""
+    return os.stat(path).st_dev
 
 
 def refuse_full(wanted):

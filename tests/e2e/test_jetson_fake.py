@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,8 +15,10 @@ import pytest
 from device_tests.loopback import InProcessBoard, folder_for_boards
 from device_tests.loopback_sshd import SshdBoard, why_no_sshd
 from device_tests.measure import outputs_sha256
+from device_tests.releases import Deployed, State
 from edgesmith.config import load_config
-from edgesmith.errors import ConfigError
+from edgesmith.deploying import deploy_run, roll_back
+from edgesmith.errors import BoardError, ConfigError
 from edgesmith.pipeline.options import RunOptions
 from edgesmith.pipeline.run import run
 from edgesmith.progress import Silent
@@ -36,18 +39,24 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture
-def start(trained: Project, tmp_path: Path) -> Iterator[Start]:
-    """Starts a fake Jetson behind an SSH server of this process."""
-    with folder_for_boards() as folder, InProcessBoard(folder / "board") as server:
+def server() -> Iterator[InProcessBoard]:
+    """An SSH server of this process."""
+    with folder_for_boards() as folder, InProcessBoard(folder / "board") as board:
+        yield board
 
-        def started(jetpack: str, **environment: str) -> FakeJetson:
-            jetson = FakeJetson(tmp_path / "jetson", jetpack, environment)
-            shutil.rmtree(server.home / "edgesmith" / "engines", ignore_errors=True)
-            server.greeting = jetson.greeting
-            write_inventory(trained.root, jetson.device(server))
-            return jetson
 
-        yield started
+@pytest.fixture
+def start(trained: Project, tmp_path: Path, server: InProcessBoard) -> Start:
+    """Starts a fake Jetson behind the server."""
+
+    def started(jetpack: str, **environment: str) -> FakeJetson:
+        jetson = FakeJetson(tmp_path / "jetson", jetpack, environment)
+        shutil.rmtree(server.home / "edgesmith" / "engines", ignore_errors=True)
+        server.greeting = jetson.greeting
+        write_inventory(trained.root, jetson.device(server))
+        return jetson
+
+    return started
 
 
 def way(project: Project, scheme: str = "int8-float-io", *, remeasure: bool = False) -> tuple[Result, Path]:
@@ -204,3 +213,72 @@ def test_the_same_over_a_real_sshd(trained: Project, tmp_path: Path):
         result, run_folder = way(trained, remeasure=True)
     assert same_as_onnxruntime(row(result), run_folder, trained)
     check_fake(result, run_folder)
+
+
+def released(project: Project, folder: Path) -> Deployed:
+    """`edgesmith deploy`, in this process."""
+    (found,) = deploy_run(
+        folder,
+        devices=["jetson"],
+        inventory=project.root / "devices.yaml",
+        progress=Silent(),
+        name="digits",
+        keep=9,
+    )
+    assert found.deployed is not None, found.error
+    assert "FAKE tensorrt" in found.lines[0]
+    return found.deployed
+
+
+@pytest.mark.slow
+def test_a_release_keeps_its_engine_whatever_becomes_of_the_boards_others(
+    trained: Project, start: Start, server: InProcessBoard
+):
+    jetson = start("5.1")
+    result, folder = way(trained)
+    measured, engines = engine(result), server.home / "edgesmith" / "engines"
+    current = server.home / ".local/share/edgesmith/releases/digits/current"
+
+    first = released(trained, folder)
+    manifest = json.loads((current / "manifest.json").read_text())
+    told, plan = manifest["engine"], current / manifest["engine"]["file"]
+    assert (told["sha256"], told["is_measured"], told["fake"], told["note"]) == (measured.sha256, True, True, "")
+    assert (told["tensorrt"], told["compute"], manifest["build"]["precision"]) == ("8.5.2.2", "7.2", ["fp16", "int8"])
+    assert plan.samefile(engines / measured.key / "engine.plan")
+    assert first.smoke.differences == (0.0,)
+    assert released(trained, folder).state is State.SAME
+
+    # An update of TensorRT: the engine is another one, and the release before it cannot answer any more.
+    jetson.install(jetson.kind.update)
+    updated = released(trained, folder)
+    assert updated.engine is not None
+    assert (updated.state, updated.engine.is_measured) == (State.DEPLOYED, False)
+    assert "that was of TensorRT 8.5.2.2, the board has 8.6.2.3 now" in updated.engine.note
+    (back,) = roll_back(
+        "digits", devices=["jetson"], inventory=trained.root / "devices.yaml", progress=Silent(), runs_dir=folder.parent
+    )
+    assert isinstance(back.error, BoardError)
+    assert "TensorRT 8.6.2.3, built for 8.5.2.2" in back.error.what
+    assert "`edgesmith deploy RUN_FOLDER` builds its engine" in back.error.next_step
+    assert current.resolve().name == updated.version
+
+    # What the board keeps of engines goes; the releases stay whole, and going back works where TensorRT is theirs.
+    jetson.install(jetson.kind.tensorrt)
+    shutil.rmtree(engines)
+    (back,) = roll_back(
+        "digits", devices=["jetson"], inventory=trained.root / "devices.yaml", progress=Silent(), runs_dir=folder.parent
+    )
+    assert back.deployed is not None, back.error
+    assert back.deployed.version == first.version == current.resolve().name
+
+    (current / "engine.plan").write_bytes(b"damaged")
+    (again,) = roll_back(
+        "digits",
+        devices=["jetson"],
+        inventory=trained.root / "devices.yaml",
+        progress=Silent(),
+        runs_dir=folder.parent,
+        to=first.version,
+    )
+    assert isinstance(again.error, BoardError)
+    assert "engine.plan is not what its manifest says (sha256)" in again.error.what
