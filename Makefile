@@ -23,8 +23,9 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## The main job on the bundled example, on this machine.
 	@$(BIN)/edgesmith demo
 
+# A file's tests stay together: what they share, such as a trained network, is made once.
 test: $(READY) ## The default suite: no root, no system package, under ten minutes.
-	@$(BIN)/python -m pytest -m "not slow and not sshd and not data and not netns and not arm64"
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not sshd and not data and not netns and not arm64"
 
 test-all: $(READY) ## Everything, as CI runs it.
 	@$(BIN)/python -m pytest

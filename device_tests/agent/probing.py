@@ -13,6 +13,7 @@ Keys (None where the board has no such thing, or does not tell):
 """
 
 import glob
+import importlib.machinery
 import importlib.util
 import os
 import re
@@ -119,7 +120,8 @@ def _python():
 
 def _installed(name):
     """A package's version by the folder that its installer left beside it. Importing it would take a second or more."""
-    spec = importlib.util.find_spec(name)
+    # Only what lies on the path: setuptools' finder answers for pip with a warning, where distutils was imported before.
+    spec = importlib.machinery.PathFinder.find_spec(name)
     if spec is None or not spec.origin:
         return None
     beside = os.path.dirname(os.path.dirname(spec.origin))

@@ -276,7 +276,11 @@ def test_a_lease_dir_that_cannot_be_used_is_an_answer(start: Callable[[], AgentP
 # --- whom `kill_stale` may end ---
 
 
-def test_only_an_agent_with_the_same_start_is_an_agent(start: Callable[[], AgentProcess]):
+def test_only_an_agent_with_the_same_start_is_an_agent(
+    start: Callable[[], AgentProcess], monkeypatch: pytest.MonkeyPatch
+):
+    # Whoever looks is an agent, too: other processes of the name that this test runs under are none.
+    monkeypatch.setattr(sys, "argv", ["agent.zip"])
     agent = start()
     born = stale.started(agent.pid)
     assert born is not None
