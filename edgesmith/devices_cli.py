@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgesmith import devices_add_cli
+from edgesmith import devices_add_cli, devices_engines_cli
 from edgesmith.cli_options import DevicesFile, Json, Quiet, print_json
 from edgesmith.errors import ConfigError, InfrastructureError
 
@@ -206,6 +206,9 @@ def releases(
         return Shown({"device": device.name, "models": [one.as_dict() for one in found]}, listing(found))
 
     _each(names, devices_file, look, as_json=as_json)
+
+
+app.command("engines")(devices_engines_cli.engines)
 
 
 def _inventory(devices_file: Path | None) -> Inventory:

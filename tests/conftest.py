@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ("tests.ssh_boards", "tests.lab.fixtures")
+pytest_plugins = ("tests.ssh_boards", "tests.devices_desk", "tests.lab.fixtures")
 
 ROOT = Path(__file__).resolve().parent.parent
 NEED_A_LAB = {"netns", "arm64"}

@@ -1,7 +1,9 @@
 """What is made of an artifact on the board itself: built in a child, listed, looked into, and removed."""
 
+import os
 from datetime import datetime, timezone
 
+from device_tests.agent import power_hold, power_modes
 from device_tests.agent.protocol import Deadline, Refusal
 from device_tests.agent.supervisor import Child
 from device_tests.agent.tensorrt.engines import Engines
@@ -9,12 +11,13 @@ from device_tests.agent.tensorrt.engines import Engines
 KILLED = "SIGKILL"
 
 
-def methods(agent):
-    """Name -> function(params, deadline, event), for `Agent.methods`."""
-    compiling = Compiling(agent)
+def methods(agent, root=None):
+    """Name -> function(params, deadline, event), for `Agent.methods`; `root`: the board."""
+    compiling = Compiling(agent, root)
     return {
         "build": compiling.build,
         "profile": compiling.profile,
+        "trtexec": compiling.trtexec,
         "engines": compiling.engines,
         "engines_remove": compiling.remove,
     }
@@ -23,9 +26,16 @@ def methods(agent):
 class Compiling:
     """The methods."""
 
-    def __init__(self, agent, start=Child):
-        """`start`: makes the child, see `supervisor.Child`."""
+    def __init__(self, agent, root=None, start=Child):
+        """Of an agent.
+
+        Args:
+            agent: has the folders.
+            root: the board.
+            start: makes the child, see `supervisor.Child`.
+        """
         self._agent = agent
+        self._root = root
         self._start = start
 
     def build(self, params, deadline, event):
@@ -75,6 +85,7 @@ class Compiling:
         Params:
             artifact: {"sha256", "runner", "options"}.
             inputs: as in `measure`.
+            power: likewise.
             runs: of each kind.
 
         Returns:
@@ -91,12 +102,40 @@ class Compiling:
             "inputs": folders.blob(params["inputs"]["sha256"]),
             "inputs_dtype": params["inputs"]["dtype"],
         }
-        with self._start() as child:
+        with self._held(params), self._start() as child:
             loaded = child.call("load", load, inner)
             warm = child.call("warm_up", {"max_s": params.get("warmup_max_seconds", 5.0)}, inner)
             parts = child.call("parts", {"runs": runs}, inner)
             layers = child.call("layers", {"runs": runs}, inner)["layers"]
         return {"runner": loaded["name"], "parts": parts, "layers": layers, "notes": warm["notes"]}
+
+    def trtexec(self, params, deadline, _event):
+        """Has trtexec time an engine that was built and measured here, on one of the samples.
+
+        Params:
+            artifact: {"sha256", "runner", "options"}.
+            inputs: as in `measure`.
+            power: likewise.
+
+        Returns:
+            See `tensorrt.trtexec_beside.measure`.
+        """
+        folders, asked = self._folders(), params["artifact"]
+        inner, scratch = Deadline(deadline.remaining_s * 0.95), folders.new()
+        call = {
+            "runner": asked["runner"],
+            "path": folders.blob(asked["sha256"]),
+            "options": dict(asked.get("options", {}), onnx_sha256=asked["sha256"]),
+            "folder": folders.engines,
+            "scratch": scratch,
+            "inputs": folders.blob(params["inputs"]["sha256"]),
+            "inputs_dtype": params["inputs"]["dtype"],
+        }
+        try:
+            with self._held(params), self._start() as child:
+                return child.call("trtexec", call, inner)
+        finally:
+            folders.forget(scratch)
 
     def engines(self, params, _deadline, _event):
         """All engines here, see `Engines.listed`.
@@ -124,6 +163,11 @@ class Compiling:
     def _built(self, call, deadline, event, onward):
         with self._start() as child:
             return child.call("build", call, deadline, lambda told: event(**onward(told)))
+
+    def _held(self, params):
+        """The power mode that was measured in, as `measure` holds it: or these figures are of another board."""
+        notes = os.path.join(self._folders().root, power_modes.FOLDER)
+        return power_hold.Hold(params.get("power"), notes, self._root)
 
     def _folders(self):
         if self._agent.folders is None:

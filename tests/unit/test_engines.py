@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from device_tests import engines
+from device_tests import engines, kept_engines
 from device_tests.fake_jetson.site import write_site
 from device_tests.session import BoardSession
 from edgesmith.errors import BoardError, BuildRefused
@@ -99,10 +99,15 @@ def test_an_engine_of_another_version_is_not_run_and_why_is_told(session: Open, 
     assert second.because == "the engine on the board is for something else: TensorRT 10.13.3.9, built for 10.3.0"
     other = built_from(tmp_path, network(size=16))
     with session("10.13.3") as board:
+        stale = {one.tensorrt: one.stale for one in kept_engines.list_engines(board).engines}
+        assert stale == {"10.3.0": "built with TensorRT 10.3.0, 10.13.3.9 is here", "10.13.3.9": ""}
         assert board.build(other).because == (
             "no engine of this network is on the board: build it first (others: built with TensorRT 10.3.0, "
             "10.13.3.9 is here)"
         )
+        removed = kept_engines.remove_engines(board, stale=True)
+    assert [one.key for one in removed.gone] == [first.key]
+    assert (len(removed.left.engines), removed.freed_bytes > first.size_bytes) == (2, True)
 
 
 def test_what_one_board_has_timed_is_given_to_the_next(session: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
