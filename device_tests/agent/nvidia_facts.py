@@ -26,6 +26,13 @@ def nvidia(root):
     }
 
 
+def is_jetson(root):
+    """Whether this is one: by its Linux for Tegra, or, in a container without that, by its device tree."""
+    if root.exists("/etc/nv_tegra_release"):
+        return True
+    return any("nvidia,tegra" in name for name in root.strings("/proc/device-tree/compatible"))
+
+
 def _packages(root):
     """Installed Debian package -> version."""
     form = "${Package} ${Version} ${Status}\n"

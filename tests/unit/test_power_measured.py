@@ -127,7 +127,8 @@ def test_this_machine_has_no_rails_and_says_so(tmp_path: Path, monkeypatch: pyte
     (found,) = well(measured(here, tmp_path / "here", quick()))
     figures = power_rows.figures(found)
     assert (figures["energy_mj"], figures["power"], figures["power_mode"]) == (None, None, None)
-    assert figures["energy_mj_reason"] == "power was not measured: this board has no tegrastats"
+    why = "power was not measured: this machine has no power sensor that edgesmith reads"
+    assert figures["energy_mj_reason"] == why
     assert power_rows.findings(found) == ()
     # Nor is a process started to find that out.
     monkeypatch.setattr(subprocess, "Popen", _no_process)

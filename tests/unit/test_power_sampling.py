@@ -195,7 +195,9 @@ def test_where_the_kernel_shows_no_rails_tegrastats_is_asked(tmp_path: Path, pro
 @pytest.mark.parametrize(
     ("write", "reason"),
     [
-        ({}, "this board has no tegrastats"),
+        ({}, "this machine has no power sensor that edgesmith reads"),
+        ({"/etc/nv_tegra_release": "# R36 (release), REVISION: 4.4"}, "this board has no tegrastats"),
+        ({"/proc/device-tree/compatible": "nvidia,p3768\0nvidia,tegra234\0"}, "this board has no tegrastats"),
         (
             {
                 "/sys/class/hwmon/hwmon0/name": "ina3221",

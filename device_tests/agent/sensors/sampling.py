@@ -15,7 +15,7 @@ import queue
 import signal
 import subprocess
 
-from device_tests.agent import roles
+from device_tests.agent import nvidia_facts, roles
 from device_tests.agent.protocol import Lines, Refusal
 from device_tests.agent.sensors import rails, tegrastats_process, totals
 
@@ -24,6 +24,7 @@ LIMIT_S = 3600
 READY_S = 20
 STOP_S = 20
 TEGRASTATS_MS = 100
+NO_SENSOR = "this machine has no power sensor that edgesmith reads"
 
 
 def start(root, folder, rate_hz=RATE_HZ, every=False, program=None, limit_s=LIMIT_S):
@@ -46,8 +47,10 @@ def start(root, folder, rate_hz=RATE_HZ, every=False, program=None, limit_s=LIMI
         return _Tegrastats(root)
     except Refusal as refusal:
         blind = rails.find(root)
-        names = ", ".join(rail.name for rail in blind)
-        return Nothing("its power rails cannot be read (%s)" % names if blind else refusal.message)
+        if blind:
+            return Nothing("its power rails cannot be read (%s)" % ", ".join(rail.name for rail in blind))
+        # Elsewhere nobody knows what tegrastats is.
+        return Nothing(refusal.message if nvidia_facts.is_jetson(root) else NO_SENSOR)
 
 
 class Nothing:
