@@ -249,12 +249,15 @@ def _comparison(record: dict[str, Any]) -> Comparison:
     return Comparison(**{**record, "sqnr_db": math.inf if record["sqnr_db"] is None else record["sqnr_db"]})
 
 
-def _infer(session: BoardSession, artifact: Artifact, x: NDArray[np.generic]) -> Inferred:
+def as_emulated(artifact: Artifact) -> Artifact:
+    """An artifact as a machine runs it that has not its runtime: what the file says, node by node."""
     stand_in = targets.get(artifact.target).capabilities().stand_in
-    if stand_in:  # emulation: what the file says, node by node, and not what its own runtime makes of it
-        artifact = replace(artifact, target=stand_in, build={"as_written": True})
+    return replace(artifact, target=stand_in, build={"as_written": True}) if stand_in else artifact
+
+
+def _infer(session: BoardSession, artifact: Artifact, x: NDArray[np.generic]) -> Inferred:
     try:
-        return session.infer(artifact, x)
+        return session.infer(as_emulated(artifact), x)
     except InfrastructureError as error:
         raise ModelError(
             f"{artifact.path.name}: the compiled model does not run on this machine: {error.what}",

@@ -13,6 +13,7 @@ from edgesmith.pipeline.build import Wanted, artifact_inputs, kept_artifact, wan
 from edgesmith.pipeline.compress import step_key
 from edgesmith.pipeline.prepare import Prepared, prepare, scheme_of
 from edgesmith.pipeline.quantization import LABEL, PlannedQuantization, kept_plan, may_keep_float
+from edgesmith.pipeline.ready_built import board_artifact
 from edgesmith.pipeline.select import select_targets
 from edgesmith.pipeline.store import Store
 from edgesmith.progress import Silent
@@ -68,7 +69,9 @@ def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterat
         yield PlannedStep("load", KEPT, prepared.model.origin)
         files = [artifact for artifact in (prepared.reference, prepared.ready) if artifact is not None]
         files = [tensorrt_settings.as_asked(artifact, prepared.loaded.config) for artifact in files]
-        yield from (_measure_step(device, files, prepared, store) for device in wanted)
+        for device in wanted:
+            info = boards.remembered_info(device, store)
+            yield _measure_step(device, [board_artifact(one, device, info)[0] for one in files], prepared, store)
         yield from _notes(prepared, {artifact.target for artifact in files})
         return
     yield PlannedStep("load", KEPT, f"{prepared.model.origin}, {prepared.model.parameters} parameters")

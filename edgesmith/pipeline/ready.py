@@ -1,7 +1,8 @@
 """A ready model: compiled already, so that a board alone can measure, judge and report it. No framework is needed.
 
-A `.tflite` is always ready. An `.onnx` is ready where the config has no recipe, and either names a float `reference:`
-or this machine lacks what compiles ONNX models, as a board with the light installation does. Elsewhere it is compiled.
+A `.tflite` is always ready. An `.onnx` is ready where the config has no recipe, and either names a float `reference:`,
+or this machine lacks what compiles ONNX models, as a board with the light installation does, or `targets: [tensorrt]`
+meets a file that was made for it, by its Q/DQ. Elsewhere it is compiled.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import targets
 from edgesmith.config import LoadedConfig
 from edgesmith.errors import ConfigError, ModelError
 from edgesmith.types import Artifact, Model, Signature
+from targets import tensorrt_ready
 from targets.found import float_inputs, read_artifact
 
 _COMPARE = ("accuracy_drop_pp", "agreement_min", "size_ratio", "latency_p50_ratio", "latency_p95_ratio")
@@ -54,7 +56,7 @@ def find_ready(loaded: LoadedConfig) -> Ready | None:
             )
         return None
     _refuse_recipe(loaded, path)
-    artifact = read_artifact(path)
+    artifact = _for_target(loaded, read_artifact(path))
     _refuse_other_targets(loaded, artifact)
     _refuse_comparisons(loaded)
     reference = None if config.reference is None else _reference(loaded, artifact)
@@ -74,7 +76,15 @@ def _is_ready(loaded: LoadedConfig, path: Path) -> bool:
         return True
     if path.suffix != ".onnx" or loaded.config.recipe:
         return False
-    return loaded.config.reference is not None or not targets.get("onnxruntime").state().available
+    if loaded.config.reference is not None or not targets.get("onnxruntime").state().available:
+        return True
+    return loaded.config.targets == (tensorrt_ready.TARGET,) and tensorrt_ready.is_meant(path)
+
+
+def _for_target(loaded: LoadedConfig, artifact: Artifact) -> Artifact:
+    """An `.onnx` is ONNX Runtime's, unless TensorRT is asked for by name."""
+    asked = artifact.format == "onnx" and loaded.config.targets == (tensorrt_ready.TARGET,)
+    return tensorrt_ready.adopt(artifact) if asked else artifact
 
 
 def _refuse_recipe(loaded: LoadedConfig, path: Path) -> None:
@@ -91,9 +101,10 @@ def _refuse_recipe(loaded: LoadedConfig, path: Path) -> None:
 
 def _refuse_other_targets(loaded: LoadedConfig, artifact: Artifact) -> None:
     if loaded.config.targets and loaded.config.targets != (artifact.target,):
+        other = " Or `targets: [tensorrt]`, for a Jetson." if artifact.target == "onnxruntime" else ""
         raise ConfigError(
             f"{loaded.where('targets')}: {artifact.path.name} is ready for {artifact.target}, and for nothing else.",
-            next_step=f"Remove `targets:`, or write `targets: [{artifact.target}]`.",
+            next_step=f"Remove `targets:`, or write `targets: [{artifact.target}]`.{other}",
         )
 
 
@@ -118,7 +129,7 @@ def _refuse_comparisons(loaded: LoadedConfig) -> None:
 
 def _reference(loaded: LoadedConfig, artifact: Artifact) -> Artifact:
     where, path = loaded.where("reference"), loaded.resolve(loaded.config.reference or "")
-    reference = read_artifact(path)
+    reference = _for_target(loaded, read_artifact(path))
     if reference.target != artifact.target:
         raise ConfigError(
             f"{where}: the reference {path.name} is for {reference.target}, the model for {artifact.target}: "

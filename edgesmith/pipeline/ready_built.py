@@ -8,16 +8,20 @@ from dataclasses import replace
 
 import numpy as np
 
+import targets
 from device_tests.accuracy import dequantize
 from edgesmith.errors import InfrastructureError, InternalError, ModelError
-from edgesmith.pipeline import tensorrt_settings
-from edgesmith.pipeline.build import Built, Wanted
+from edgesmith.pipeline import assemble, tensorrt_settings
+from edgesmith.pipeline.build import Built, Wanted, as_emulated
 from edgesmith.pipeline.host import Outputs
 from edgesmith.pipeline.prepare import Prepared
 from edgesmith.pipeline.stages import Stage
 from edgesmith.pipeline.store import Store
 from edgesmith.result import Variant
-from edgesmith.types import Artifact, Device, Scheme
+from edgesmith.types import Artifact, BoardInfo, Device, Finding, Scheme
+from targets import tensorrt_ready
+from targets.base import RuntimeFacts
+from targets.board_runtime import runtime_facts
 
 
 def take_ready(
@@ -31,7 +35,33 @@ def take_ready(
     """
     items = ready_items(prepared, stage.work.store)
     reference = None if prepared.reference is None else _reference_outputs(stage, items[0].artifact, prepared)
-    return reference, {device.name: items for device in devices}
+    made = {device.name: tuple(_for_board(stage, device, item) for item in items) for device in devices}
+    told = dict.fromkeys(finding for built in made.values() for _, findings in built for finding in findings)
+    stage.recorder.add_findings([assemble.finding_record(finding) for finding in told])
+    for finding in told:
+        stage.work.progress.note(finding.text)
+    return reference, {name: tuple(item for item, _ in built) for name, built in made.items()}
+
+
+def board_artifact(
+    artifact: Artifact, device: Device, info: BoardInfo | None
+) -> tuple[Artifact, RuntimeFacts | None, tuple[Finding, ...]]:
+    """The artifact as one board builds and runs it, what it runs it with, and what a reader should know of that.
+
+    Raises:
+        ModelError: the board's TensorRT does not take the file.
+    """
+    if artifact.target != tensorrt_ready.TARGET:
+        return artifact, None, ()
+    runner = targets.get(artifact.target).capabilities().runner
+    runtime = None if info is None else runtime_facts(device, info, runner)
+    made, findings = tensorrt_ready.for_board(artifact, runtime, device.name)
+    return made, runtime, findings
+
+
+def _for_board(stage: Stage, device: Device, item: Built) -> tuple[Built, tuple[Finding, ...]]:
+    made, runtime, findings = board_artifact(item.artifact, device, stage.infos.get(device.name))
+    return replace(item, artifact=made, wanted=replace(item.wanted, runtime=runtime)), findings
 
 
 def ready_items(prepared: Prepared, store: Store) -> tuple[Built, ...]:
@@ -79,7 +109,7 @@ def _reference_outputs(stage: Stage, reference: Artifact, prepared: Prepared) ->
         return tuple(np.load(entry.folder / f"{index}.npy") for index in range(entry.record["count"]))
     try:
         with stage.this_machine() as session:
-            found = session.infer(reference, prepared.evaluation.x)
+            found = session.infer(as_emulated(reference), prepared.evaluation.x)
     except InfrastructureError as error:
         raise ModelError(
             f"{reference.path.name}: the reference does not run on this machine: {error.what}",

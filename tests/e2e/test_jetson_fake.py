@@ -19,6 +19,7 @@ from device_tests.releases import Deployed, State
 from edgesmith.config import load_config
 from edgesmith.deploying import deploy_run, roll_back
 from edgesmith.errors import BoardError, ConfigError
+from edgesmith.files import sha256_file
 from edgesmith.pipeline.options import RunOptions
 from edgesmith.pipeline.run import run
 from edgesmith.progress import Silent
@@ -213,6 +214,40 @@ def test_the_same_over_a_real_sshd(trained: Project, tmp_path: Path):
         result, run_folder = way(trained, remeasure=True)
     assert same_as_onnxruntime(row(result), run_folder, trained)
     check_fake(result, run_folder)
+
+
+@pytest.mark.slow
+def test_somebody_elses_quantized_onnx_is_measured_as_it_is(trained: Project, start: Start):
+    start("6.2")
+    _, folder = way(trained)
+    for variant in ("float", "compressed"):
+        (made,) = (folder / "artifacts" / "tensorrt").glob(f"{variant}-*.onnx")
+        proto = onnx.load(made)
+        del proto.metadata_props[:]  # nothing says any more that it is ours
+        onnx.save(proto, trained.root / f"{variant}.onnx")
+    config = trained.write_config(
+        model="compressed.onnx",
+        reference="float.onnx",
+        recipe=None,
+        data={"evaluation": "evaluation.npz"},
+        devices=["jetson"],
+        targets=["tensorrt"],
+        budget={"accuracy_drop_pp": 5.0},
+        measure={"min_runs": 20, "min_seconds": 0.2, "windows": 2, "warmup_max_seconds": 1.0},
+    )
+    options = RunOptions(runs_dir=trained.root / "runs", inventory=trained.root / "devices.yaml")
+    result, folder = run(load_config(config), options, Silent())
+    found, file = row(result), trained.root / "compressed.onnx"
+    assert found.artifact is not None
+    assert (found.artifact.sha256, found.target) == (sha256_file(file), "tensorrt")
+    assert (engine(result).precision, engine(result, "float").precision) == (("fp16", "int8"), ())
+    assert engine(result).layer_precisions["int8"] >= 2
+    assert same_as_onnxruntime(found, folder, trained)
+    assert found.agreement is not None
+    assert found.accuracy_drop_pp is not None
+    done = released(trained, folder)
+    assert done.engine is not None
+    assert done.engine.is_measured
 
 
 def released(project: Project, folder: Path) -> Deployed:

@@ -20,8 +20,10 @@ from edgesmith.pipeline.ready import find_ready
 from edgesmith.pipeline.ready_built import ready_items
 from edgesmith.pipeline.store import Store
 from edgesmith.progress import Silent
-from targets import onnx_file
+from targets import onnx_file, tensorrt_build, tensorrt_ready
+from targets.base import RuntimeFacts
 from targets.found import float_inputs, read_artifact
+from tests import qdq_graphs
 from tests.tiny_artifacts import DATA
 
 Configured = Callable[..., LoadedConfig]
@@ -185,3 +187,86 @@ def test_files_of_the_same_name_stay_apart(configured: Configured, tmp_path: Pat
 def test_the_plan_of_a_ready_model_compiles_nothing(configured: Configured, tmp_path: Path):
     steps = make_plan(configured(model="dense_int8.tflite"), tmp_path / "runs")
     assert [(step.label, step.state) for step in steps] == [("load", "kept"), ("measure-local", "to do")]
+
+
+def save(proto: Any, path: Path) -> str:
+    path.write_bytes(proto.SerializeToString())
+    return path.name
+
+
+def quantized(*, batch: int = 1, **changes: Any) -> Any:
+    """A convolution behind Q/DQ, whole enough for ONNX's checker."""
+    proto = qdq_graphs.conv(batch=batch, **changes)
+    helper = pytest.importorskip("onnx").helper
+    (name,) = [output.name for output in proto.graph.output]
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info(name, 1, [batch, qdq_graphs.C, 8, 8]))
+    return proto
+
+
+def facts(version: str, compute: str = "8.7") -> RuntimeFacts:
+    return RuntimeFacts(version=version, compute=compute)
+
+
+def test_an_onnx_with_qdq_is_ready_for_tensorrt_where_that_is_asked_for_by_name(configured: Configured, tmp_path: Path):
+    name = save(quantized(), tmp_path / "qdq.onnx")
+    assert find_ready(configured(model=name)) is None
+    found = find_ready(configured(model=name, targets=["tensorrt"]))
+    assert found is not None
+    assert (found.artifact.target, found.artifact.build["precision"]) == ("tensorrt", ["fp16", "int8"])
+    on_orin, findings = tensorrt_ready.for_board(found.artifact, facts("10.3.0"), "orin")
+    assert (on_orin.build["precision"], findings) == (["fp16", "int8"], ())
+    assert on_orin.sha256 == found.artifact.sha256, "nothing in it is changed"
+    # TensorRT 11 takes every precision from the file.
+    assert tensorrt_ready.for_board(found.artifact, facts("11.4.1"), "orin")[0].build["precision"] == []
+    with pytest.raises(ModelError, match=r"nano: qdq.onnx is quantized, and the GPU there \(compute capability 5.3\)"):
+        tensorrt_ready.for_board(found.artifact, facts("8.5.2", "5.3"), "nano")
+
+
+def test_a_float_onnx_is_compiled_for_tensorrt_and_with_a_reference_measured_as_it_is(configured: Configured):
+    assert find_ready(configured(model="dense.onnx", targets=["tensorrt"])) is None
+    found = find_ready(configured(model="dense.onnx", targets=["tensorrt"], reference="dense.onnx"))
+    assert found is not None
+    assert found.reference is not None
+    assert (found.artifact.target, found.reference.target) == ("tensorrt", "tensorrt")
+    # Its batch is open: the builder is told that it is 1.
+    assert found.artifact.build == {"precision": [], "profile": {"x": [[1, 4], [1, 4], [1, 4]]}}
+    assert found.artifact.precision == "float32"
+
+
+def test_what_a_boards_tensorrt_makes_of_a_ready_file_is_told_before_it_is_asked(
+    configured: Configured, tmp_path: Path
+):
+    uint8 = quantized(activation={"zero": np.uint8(0)})
+    found = find_ready(configured(model=save(uint8, tmp_path / "uint8.onnx"), targets=["tensorrt"]))
+    assert found is not None
+    _, findings = tensorrt_ready.for_board(found.artifact, facts("10.3.0"), "orin")
+    (told,) = [one for one in findings if "rule 'uint8'" in one.text]
+    assert (told.code, told.severity) == ("tensorrt_rule", "warning")
+    assert "-128..127 instead of 0..255" in told.text
+
+    newer = quantized(opset=21)
+    found = find_ready(configured(model=save(newer, tmp_path / "newer.onnx"), targets=["tensorrt"]))
+    assert found is not None
+    with pytest.raises(ModelError, match=r"newer.onnx has operator set 21; TensorRT 8.5.2 there reads up to 17") as no:
+        tensorrt_ready.for_board(found.artifact, facts("8.5.2"), "xavier")
+    assert "Export it with opset 17" in no.value.next_step
+
+
+def test_a_file_that_edgesmith_wrote_keeps_its_own_options(configured: Configured, tmp_path: Path):
+    own = quantized()
+    tensorrt_build.put_in(own, {"precision": ["int8"], "profile": None, "float32": ["n"], "sparsity": True})
+    found = find_ready(configured(model=save(own, tmp_path / "own.onnx"), targets=["tensorrt"]))
+    assert found is not None
+    made, _ = tensorrt_ready.for_board(found.artifact, facts("11.4.1"), "orin")
+    assert made.build == {"precision": ["int8"], "profile": None, "float32": ["n"], "sparsity": True}
+
+
+def test_a_batch_or_another_size_that_tensorrt_cannot_be_given_is_refused(configured: Configured, tmp_path: Path):
+    loaded = configured(model=save(quantized(batch=4), tmp_path / "fixed.onnx"), targets=["tensorrt"])
+    with pytest.raises(ModelError, match=r"the batch of input x: .* is fixed"):
+        find_ready(loaded)
+    wide = quantized()
+    wide.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    loaded = configured(model=save(wide, tmp_path / "wide.onnx"), targets=["tensorrt"])
+    with pytest.raises(ModelError, match="the builder has to know every size but the batch"):
+        find_ready(loaded)
