@@ -19,6 +19,9 @@ from edgesmith.types import Engine
 
 PLAN = "engine.plan"
 
+_TRTEXEC = "trtexec"
+"""Among a board's runtimes where it stands in for the binding."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleasedEngine:
@@ -41,7 +44,7 @@ def on_board(session: BoardSession, board: ReleaseBoard, request: ReleaseRequest
     """
     if not engines.is_built(request.artifact):
         return None
-    if request.runner not in session.info.runners:
+    if request.runner not in session.info.runners or _TRTEXEC in session.info.runtimes:
         raise _no_binding(session, request)
     known = request.measured.engine
     try:
@@ -88,9 +91,9 @@ def _why_another(engine: Engine, known: MeasuredEnginePart | None) -> str:
 
 
 def _no_binding(session: BoardSession, request: ReleaseRequest) -> BoardError:
-    lacking = session.no_runtime(request.runner)
     return BoardError(
         f"{session.device.name}: {request.name} cannot be released: TensorRT's Python binding is not there, so no "
         "engine could be checked (trtexec times engines, and tells nothing of their answers).",
-        next_step="" if lacking is None else lacking.next_step,
+        next_step=f"`edgesmith doctor --device {session.device.name}` says how to install it; on a Jetson that is `sudo "
+        "apt-get install python3-libnvinfer`.",
     )

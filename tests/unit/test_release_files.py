@@ -110,11 +110,15 @@ def test_an_engine_whose_record_is_gone_is_damaged(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("runners", "says", "step"),
-    [((), "Python binding is not there", "apt-get"), (("tensorrt",), "no room in /work", "devices engines jetson")],
+    ("runners", "runtimes", "says", "step"),
+    [
+        ((), {}, "Python binding is not there", "apt-get install python3-libnvinfer"),
+        (("tensorrt",), {"trtexec": "10.3.0"}, "trtexec times engines, and tells nothing of their answers", "apt-get"),
+        (("tensorrt",), {"tensorrt": "10.3.0"}, "no room in /work", "devices engines jetson"),
+    ],
 )
 def test_what_keeps_a_board_from_an_engine_is_told_before_anything_is_sent(
-    runners: tuple[str, ...], says: str, step: str
+    runners: tuple[str, ...], runtimes: dict[str, str], says: str, step: str
 ):
     def full(*_: Any) -> None:
         raise Refused("jetson", {"code": "no-space", "message": "no room in /work: 9.0 MB are needed, 1.0 MB are free"})
@@ -124,8 +128,7 @@ def test_what_keeps_a_board_from_an_engine_is_told_before_anything_is_sent(
 
     session = SimpleNamespace(
         device=SimpleNamespace(name="jetson"),
-        info=SimpleNamespace(runners=runners),
-        no_runtime=lambda _: BoardError("none", next_step="sudo apt-get install python3-libnvinfer"),
+        info=SimpleNamespace(runners=runners, runtimes=runtimes),
         build=build,
     )
     board = SimpleNamespace(device="jetson", room_for_engine=full)
