@@ -94,6 +94,6 @@ def _no_binding(session: BoardSession, request: ReleaseRequest) -> BoardError:
     return BoardError(
         f"{session.device.name}: {request.name} cannot be released: TensorRT's Python binding is not there, so no "
         "engine could be checked (trtexec times engines, and tells nothing of their answers).",
-        next_step=f"`edgesmith doctor --device {session.device.name}` says how to install it; on a Jetson that is `sudo "
-        "apt-get install python3-libnvinfer`.",
+        next_step="On a Jetson: sudo apt-get install python3-libnvinfer. Whatever else is missing is told by "
+        f"`edgesmith doctor --device {session.device.name}`.",
     )
