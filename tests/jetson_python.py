@@ -16,13 +16,15 @@ from tests.power_boards import TREES
 
 _AGENT = """
 import os, sys
-sys.argv = [os.path.abspath(sys.argv[1])]
+sys.argv = [os.path.abspath(sys.argv[1]), *sys.argv[2:]]
 sys.path.insert(0, sys.argv[0])
-from device_tests.agent import serving
-from device_tests.agent.reading import Root
-serving.main(Root({top!r}))
+sys.executable = {python!r}
+from device_tests.agent import reading
+reading.Root.__init__.__defaults__ = ({top!r},)
+from device_tests.agent.__main__ import main
+main()
 """
-"""As the zip starts itself, but for the place of the board's files. Its children start as ever."""
+"""As the zip starts itself, but for the place of the board's files. Its children come the same way."""
 
 
 class MeasuredJetson:
@@ -39,9 +41,10 @@ class MeasuredJetson:
         write_tools(self.tree.top, jetpack)
         self.root = Root(str(self.tree.top))
         self.python = folder / "python"
-        real, code = shlex.quote(sys.executable), shlex.quote(_AGENT.format(top=str(self.tree.top)))
+        agent = _AGENT.format(top=str(self.tree.top), python=str(self.python))
+        real, code = shlex.quote(sys.executable), shlex.quote(agent)
         self.python.write_text(
-            f'#!/bin/sh\ncase "$2" in *.zip) exec {real} -u -c {code} "$2";; esac\nexec {real} "$@"\n'
+            f'#!/bin/sh\ncase "$2" in *.zip) shift; exec {real} -u -c {code} "$@";; esac\nexec {real} "$@"\n'
         )
         self.python.chmod(0o755)
 
