@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgesmith import __version__, compare_cli, deploy_cli, devices_cli, measure_cli
+from edgesmith import __version__, compare_cli, deploy_cli, devices_cli, doctor_cli, measure_cli
 from edgesmith.cli_options import LockClocks, PowerMode
 from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgesmithError, InfrastructureError, Terminated
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 
 app.add_typer(devices_cli.app, name="devices")
+app.command()(doctor_cli.doctor)
 app.command()(compare_cli.compare)
 app.command()(measure_cli.measure)
 app.command()(deploy_cli.deploy)
@@ -43,7 +44,6 @@ RunsDir = Annotated[Path, typer.Option(help="Where run folders and the store of 
 Devices = Annotated[list[str] | None, typer.Option("--device", "-d", help="Instead of the config's devices; repeat.")]
 DevicesFile = Annotated[Path | None, typer.Option(help="A devices.yaml; default: beside the config, then the user's.")]
 LeaseWait = Annotated[float, typer.Option(min=0.0, help="Seconds to wait for a board that somebody else holds.")]
-Looked = Annotated[list[str] | None, typer.Option("--device", "-d", help="Look at this board, too; repeat.")]
 Synthetic = Annotated[bool, typer.Option(help="Calibrate with random numbers: to try the tool chain, not to ship.")]
 
 
@@ -157,34 +157,9 @@ def init(
 
 
 @app.command()
-def doctor(
-    device: Looked = None, devices_file: DevicesFile = None, quiet: Quiet = False, as_json: Json = False
-) -> None:
-    """What works on this machine, and on boards if you name them, and what to install for the rest."""
-    from edgesmith.doctor import examine
-
-    if not device:
-        rows = examine()
-    else:
-        from device_tests.inventory import find_inventory, load_inventory
-        from edgesmith.report.console import ConsoleProgress
-
-        known = load_inventory(devices_file or find_inventory(None))
-        boards = [known.get(name) for name in dict.fromkeys(device)]
-        rows = examine(boards, ConsoleProgress(quiet=quiet or as_json))
-    if as_json:
-        _print_json([row.as_dict() for row in rows])
-        return
-    for row in rows:
-        typer.echo(f"{'ok' if row.ok else '--':3} {row.name:30} {row.text}")
-        for line in row.fix.splitlines():
-            typer.echo(f"    {'':30} {line}")
-
-
-@app.command()
 def targets(as_json: Json = False) -> None:
     """The runtimes edgesmith compiles for, with their state here."""
-    from edgesmith.doctor import target_rows
+    from edgesmith.doctor.machine import target_rows
 
     rows = target_rows()
     if as_json:

@@ -75,7 +75,9 @@ def _compiled(model: Model, calibration: SampleSet, scratch: Path, folder: Path)
     depthwise = frozenset(name for name, kernel in kernels.items() if kernel.ndim == 4 and kernel.shape[1] == 1)
 
     def compiled(target: str, name: str, scheme: Scheme, **more: Any) -> tuple[str, Artifact]:
-        int8 = {"plan": scratch / "plan", "calibration": calibration} if scheme.needs_calibration else {}
+        int8: dict[str, Any] = {}
+        if scheme.needs_calibration:
+            int8 = {"plan": scratch / "plan", "calibration": calibration}
         asked = CompileRequest(scheme=scheme, out_dir=folder, name=name, **int8, **more)
         return name, targets.get(target).compile(model, asked, Silent())
 
@@ -129,7 +131,8 @@ def _drawn(draw: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.floa
     if len(shape) == 1:
         return draw.uniform(-0.1, 0.1, size=shape).astype(np.float32)
     fan_in = np.prod(shape[:2]) if shape[-1] == 1 and len(shape) == 4 else np.prod(shape[:-1])
-    return (draw.normal(size=shape) * np.sqrt(2 / fan_in)).astype(np.float32)
+    drawn: NDArray[np.float32] = (draw.normal(size=shape) * np.sqrt(2 / fan_in)).astype(np.float32)
+    return drawn
 
 
 if __name__ == "__main__":
