@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -50,8 +51,8 @@ def server() -> Iterator[InProcessBoard]:
 def start(trained: Project, tmp_path: Path, server: InProcessBoard) -> Start:
     """Starts a fake Jetson behind the server."""
 
-    def started(jetpack: str, **environment: str) -> FakeJetson:
-        jetson = FakeJetson(tmp_path / "jetson", jetpack, environment)
+    def started(jetpack: str, *, binding: bool = True, **environment: str) -> FakeJetson:
+        jetson = FakeJetson(tmp_path / "jetson", jetpack, environment, binding=binding)
         shutil.rmtree(server.home / "edgesmith" / "engines", ignore_errors=True)
         server.greeting = jetson.greeting
         write_inventory(trained.root, jetson.device(server))
@@ -60,14 +61,22 @@ def start(trained: Project, tmp_path: Path, server: InProcessBoard) -> Start:
     return started
 
 
-def way(project: Project, scheme: str = "int8-float-io", *, remeasure: bool = False) -> tuple[Result, Path]:
+def way(
+    project: Project,
+    scheme: str = "int8-float-io",
+    *,
+    remeasure: bool = False,
+    tensorrt: dict[str, Any] | None = None,
+    budget: dict[str, float] | None = None,
+) -> tuple[Result, Path]:
     """`edgesmith run`, in this process: frameworks are imported once."""
     config = project.write_config(
         recipe=[{"quantize": {"scheme": scheme}}],
         devices=["jetson"],
         targets=["tensorrt"],
-        budget={"accuracy_drop_pp": 5.0},
+        budget=budget or {"accuracy_drop_pp": 5.0},
         measure={"min_runs": 20, "min_seconds": 0.2, "windows": 2, "warmup_max_seconds": 1.0},
+        tensorrt=tensorrt,
     )
     options = RunOptions(runs_dir=project.root / "runs", inventory=project.root / "devices.yaml", remeasure=remeasure)
     return run(load_config(config), options, Silent())
@@ -111,6 +120,24 @@ def check_fake(result: Result, folder: Path) -> None:
     assert "FAKE TensorRT" in page
 
 
+def check_trtexec(found: DeviceResult, folder: Path) -> None:
+    """NVIDIA's program timed the very engine, and what differs in what is measured is told."""
+    assert found.engine is not None
+    theirs = found.engine.trtexec
+    assert theirs is not None, found.engine.trtexec_reason
+    assert found.engine.tensorrt.startswith(theirs.version)
+    assert theirs.runs >= 100
+    # What the fake takes where it is asked to measure as we do: transfers, no CUDA graph, no spinning, no overlap.
+    assert (theirs.to_device_p50_ms, theirs.to_host_p50_ms) == (0.125, 0.0625)
+    assert 2.0 <= theirs.compute_p50_ms <= 3.0
+    assert theirs.ours_p50_ms is not None
+    assert "page-locked" in theirs.difference[0]
+    assert not any("random numbers" in line for line in theirs.difference)
+    for name in ("report.html", "summary.md"):
+        assert "ours, added up from the same parts" in (folder / name).read_text()
+    assert "What differs" in (folder / "report.html").read_text()
+
+
 def check_power(found: DeviceResult) -> None:
     assert found.energy_mj is not None, found.energy_mj_reason
     assert found.power is not None
@@ -138,13 +165,20 @@ def test_int8_is_built_kept_built_anew_for_another_tensorrt_and_measured(trained
     assert same_as_onnxruntime(row(first), folder, trained)
     check_fake(first, folder)
     check_power(row(first))
+    check_trtexec(row(first), folder)
     board = row(first).board
     assert board is not None
     assert (board.runtimes["compute"], board.runtimes["FAKE"]) == (kind.compute, "tensorrt")
 
-    again, _ = way(trained, remeasure=True)
+    assert built.gpu.startswith("NVIDIA Jetson")
+
+    again, _ = way(trained, tensorrt={"cuda_graph": True})
     assert (engine(again).cached, engine(again).because, engine(again).key) == (True, "", built.key)
-    assert again.work.measurements == 2
+    assert (again.work.measurements, again.work.compiled_artifacts) == (2, 0)
+    asked = row(again)
+    assert asked.artifact is not None
+    assert asked.artifact.build["cuda_graph"] is True
+    assert (asked.runner or "").endswith(", CUDA graph)")
     assert row(again).outputs_sha256 == row(first).outputs_sha256
 
     jetson.install(kind.update)
@@ -173,6 +207,44 @@ def test_a_nano_refuses_int8_and_computes_in_float16(trained: Project, start: St
     jetson.install(jetson.kind.update)
     updated, _ = way(trained, "float16")
     assert "TensorRT 8.2.1.8, built for 8.0.1.6" in engine(updated).because
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jetpack", ["6.2", "7.2.2"])
+def test_without_the_python_binding_trtexec_builds_and_times(trained: Project, start: Start, jetpack: str):
+    """Size and latency are judged; what needs outputs is not, and it is told what brings them."""
+    kind = start(jetpack, binding=False).kind
+    first, folder = way(trained, budget={"size_bytes": 10_000_000})
+    found = row(first)
+    built = engine(first)
+    assert (built.cached, built.tensorrt, built.compute) == (False, kind.tensorrt, kind.compute)
+    assert built.builder == f"FAKE trtexec of TensorRT {kind.tensorrt}"
+    assert built.parts is not None
+    assert any(layer.sources for layer in built.layers)
+    assert (found.runner or "").startswith(built.builder)
+    assert found.latency_ms is not None
+    assert found.latency_ms.p50 is not None
+    assert 2.1 < found.latency_ms.p50 < 3.2
+    assert (found.accuracy, found.agreement, found.energy_mj, found.outputs_sha256) == (None, None, None, None)
+    for why in (found.accuracy_reason, found.agreement_reason, found.accuracy_drop_pp_reason, found.energy_mj_reason):
+        assert "trtexec timed it alone" in (why or "")
+    assert "lies between them" in codes(found)["trtexec_alone"]
+    board = found.board
+    assert board is not None
+    assert board.runtimes["trtexec"] == kind.tensorrt
+    page = (folder / "report.html").read_text()
+    assert "hands out no outputs of our samples" in page
+    assert "FAKE TensorRT" in page
+
+    again, folder = way(trained)
+    (undecided,) = [one for one in again.results if one.variant == "compressed"]
+    assert (undecided.verdict, again.exit_code, undecided.reused) == ("INCONCLUSIVE", 4, True)
+    (told,) = [finding for finding in undecided.findings if finding.code == "accuracy_drop_pp"]
+    assert "sudo apt-get install python3-libnvinfer" in told.next_step
+    assert "trtexec timed it alone" in (folder / "junit.xml").read_text()
+
+    anew, _ = way(trained, remeasure=True, budget={"size_bytes": 10_000_000})
+    assert (engine(anew).cached, engine(anew).key) == (True, built.key)
 
 
 @pytest.mark.slow
