@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from device_tests import measured
+from device_tests import measured, power
 from device_tests.agent import runners
 from device_tests.agent_client import Refused
 from device_tests.deadline import Deadline
 from edgesmith.errors import BoardError, BuildRefused
 from edgesmith.files import sha256_file, sha256_json
-from edgesmith.types import Artifact, Engine, EngineLayer, EnginePart, EngineParts
+from edgesmith.types import Artifact, Engine, EngineLayer, EnginePart, EngineParts, PowerRequest, TrtexecTimes
 
 if TYPE_CHECKING:
     from device_tests.session import BoardSession
@@ -28,6 +28,8 @@ TIMEOUT = "build_timeout_seconds"
 PROFILE_RUNS = 100
 MOST_LAYERS = 20
 _PROFILE_S = 300.0
+_TRTEXEC_S = 180.0
+"""It starts, warms up, and runs for some seconds twice: once for the times, once for the layers."""
 _FETCH_S = 60.0
 
 _NEXT = {
@@ -92,7 +94,9 @@ def build(session: BoardSession, artifact: Artifact, *, rebuild: bool = False) -
     return _engine(record)
 
 
-def profile(session: BoardSession, artifact: Artifact, inputs: Mapping[str, str], engine: Engine) -> Engine:
+def profile(
+    session: BoardSession, artifact: Artifact, inputs: Mapping[str, str], engine: Engine, request: PowerRequest
+) -> Engine:
     """Takes runs of a built artifact apart.
 
     Args:
@@ -100,20 +104,73 @@ def profile(session: BoardSession, artifact: Artifact, inputs: Mapping[str, str]
         artifact: built and measured there.
         inputs: what was pushed for it.
         engine: as `build` told.
+        request: what the board was put into meanwhile, and is again.
 
     Returns:
         The engine with its parts and slowest layers, or why they are not known: the measurement stands without.
     """
-    params = {"artifact": measured.asked(artifact), "inputs": inputs, "runs": PROFILE_RUNS}
+    params = {**_on_the_board(artifact, inputs, request), "runs": PROFILE_RUNS}
+    until = Deadline.after(_PROFILE_S + power.patience_s(request))
     with session.progress.task(f"take apart {artifact.path.name} on {session.device.name}"):
         try:
-            told = session.ask("profile", params, Deadline.after(_PROFILE_S))
+            told = session.ask("profile", params, until)
         except Refused as refused:
             return dataclasses.replace(engine, profile_reason=refused.message)
     rows = [_layer(row) for row in told["layers"]]
     slowest = sorted(rows, key=lambda row: -(row.time_ms or 0.0))[:MOST_LAYERS]
     notes = (*engine.notes, *told["notes"])
     return dataclasses.replace(engine, parts=_parts(told["parts"]), layers=tuple(slowest), notes=notes)
+
+
+def time_by_trtexec(
+    session: BoardSession, artifact: Artifact, inputs: Mapping[str, str], engine: Engine, request: PowerRequest
+) -> Engine:
+    """Has NVIDIA's trtexec time the very engine that was measured, on a sample of the same inputs.
+
+    Args:
+        session: open.
+        artifact: built and measured there.
+        inputs: what was pushed for it.
+        engine: as `profile` told.
+        request: what the board was put into meanwhile, and is again.
+
+    Returns:
+        The engine with trtexec's times, or why there are none: the measurement stands without.
+    """
+    if engine.builder:
+        return dataclasses.replace(engine, trtexec_reason="all times of this engine are trtexec's")
+    if artifact.build.get("trtexec") == "never":
+        return dataclasses.replace(engine, trtexec_reason="it was not to be used (`trtexec: never`)")
+    until = Deadline.after(_TRTEXEC_S + power.patience_s(request))
+    with session.progress.task(f"time {artifact.path.name} by trtexec on {session.device.name}"):
+        try:
+            told = session.ask("trtexec", _on_the_board(artifact, inputs, request), until)
+        except Refused as refused:
+            return dataclasses.replace(engine, trtexec_reason=refused.message)
+    return dataclasses.replace(engine, trtexec=_trtexec_times(told, engine))
+
+
+def _on_the_board(artifact: Artifact, inputs: Mapping[str, str], request: PowerRequest) -> dict[str, Any]:
+    """What is asked of an engine that was measured: on the same samples, in the same power mode."""
+    params = {"artifact": measured.asked(artifact), "inputs": inputs}
+    mode = power.asked(request)
+    return params if mode is None else {**params, "power": mode}
+
+
+def _trtexec_times(told: Mapping[str, Any], engine: Engine) -> TrtexecTimes:
+    percentiles = told["percentiles"]
+    return TrtexecTimes(
+        version=told["version"],
+        p50_ms=percentiles["latency_ms"]["50"],
+        p95_ms=percentiles["latency_ms"]["95"],
+        to_device_p50_ms=percentiles["h2d_ms"]["50"],
+        compute_p50_ms=percentiles["compute_ms"]["50"],
+        to_host_p50_ms=percentiles["d2h_ms"]["50"],
+        runs=told["runs"],
+        ours_p50_ms=None if engine.parts is None else engine.parts.sum_p50_ms,
+        difference=tuple(told["difference"]),
+        notes=tuple(told["notes"]),
+    )
 
 
 def _refusal(session: BoardSession, artifact: Artifact, refused: Refused) -> BuildRefused:
@@ -174,6 +231,7 @@ def _engine(record: Mapping[str, Any]) -> Engine:
         notes=tuple(record["notes"]),
         # Engines of earlier agents do not say.
         fake=bool(record.get("fake", False)),
+        builder=record.get("builder", ""),
     )
 
 
@@ -184,8 +242,13 @@ def _parts(told: Mapping[str, list[int]]) -> EngineParts:
         p50, p95 = np.percentile(np.asarray(told[name], dtype=np.float64) / 1e6, [50, 95])
         return EnginePart(p50_ms=float(p50), p95_ms=float(p95))
 
+    runs = np.asarray([told["in_ns"], told["compute_ns"], told["out_ns"]], dtype=np.float64)
     return EngineParts(
-        to_device=part("in_ns"), compute=part("compute_ns"), to_host=part("out_ns"), runs=len(told["compute_ns"])
+        to_device=part("in_ns"),
+        compute=part("compute_ns"),
+        to_host=part("out_ns"),
+        runs=len(told["compute_ns"]),
+        sum_p50_ms=float(np.percentile(runs.sum(axis=0) / 1e6, 50)),
     )
 
 

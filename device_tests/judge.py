@@ -77,7 +77,8 @@ def _accuracy_min(key: str, limit: float, compressed: JudgedFigures, baseline: J
     del baseline
     accuracy = compressed.accuracy
     if accuracy is None:
-        return undecided(key, f"Accuracy is not judged: {compressed.accuracy_reason or 'there is none'}.")
+        why = compressed.accuracy_reason or "there is none"
+        return undecided(key, f"Accuracy is not judged: {why}.", compressed.accuracy_next_step)
     # The least accuracy of a metric where less is better (an error) is the most error.
     good = accuracy.value >= limit if accuracy.higher_is_better else accuracy.value <= limit
     word = "least" if accuracy.higher_is_better else "most"
@@ -90,9 +91,9 @@ def _accuracy_drop(key: str, limit: float, compressed: JudgedFigures, baseline: 
         return undecided(key, f"The accuracy drop is not judged: {NO_BASELINE}.", NEEDS_BASELINE)
     now, before = compressed.accuracy, baseline.accuracy
     if now is None or before is None:
-        reason = compressed.accuracy_reason if now is None else baseline.accuracy_reason
-        who = "the artifact" if now is None else "the float model"
-        return undecided(key, f"The accuracy drop is not judged: no accuracy of {who}: {reason or 'no reason given'}.")
+        without, who = (compressed, "the artifact") if now is None else (baseline, "the float model")
+        why = f"no accuracy of {who}: {without.accuracy_reason or 'no reason given'}"
+        return undecided(key, f"The accuracy drop is not judged: {why}.", without.accuracy_next_step)
     if now.metric != before.metric or now.n != before.n:
         return undecided(
             key,
@@ -113,7 +114,8 @@ def _accuracy_drop(key: str, limit: float, compressed: JudgedFigures, baseline: 
 def _agreement_min(key: str, limit: float, compressed: JudgedFigures, baseline: JudgedFigures | None) -> Outcome:
     del baseline
     if compressed.agreement is None:
-        return undecided(key, f"Agreement is not judged: {compressed.agreement_reason or 'there is none'}.")
+        why = compressed.agreement_reason or "there is none"
+        return undecided(key, f"Agreement is not judged: {why}.", compressed.accuracy_next_step)
     shown = f"Agreement with the original model is {compressed.agreement:.4f}, at least {limit:g}"
     return _by_value(key, compressed.agreement >= limit, shown, _LOST_ACCURACY)
 

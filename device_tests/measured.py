@@ -111,7 +111,7 @@ def measurement(
         protocol: what was asked for.
     """
     samples, windows = arrays.fetch(one["samples"]), arrays.fetch(one["windows"])
-    outputs = tuple(arrays.fetch(file) for file in one["outputs"])
+    outputs = None if one["outputs"] is None else tuple(arrays.fetch(file) for file in one["outputs"])
     before, after = measure.environment(told["before"]), measure.environment(told["after"])
     validity, reasons = measure.judge_validity(
         samples, windows, warmup_flat=one["warmup_flat"], before=before, after=after, board=board
@@ -123,7 +123,9 @@ def measurement(
         warmup_ns=arrays.fetch(one["warmup"]),
         windows=windows,
         outputs=outputs,
-        outputs_sha256=measure.outputs_sha256(outputs),
+        outputs_sha256=None if outputs is None else measure.outputs_sha256(outputs),
+        outputs_reason=one.get("outputs_reason") or "",
+        outputs_next_step=one.get("outputs_next_step") or "",
         output_quantization=_pairs(one["output_quantization"]),
         peak_rss_bytes=one["peak_rss_bytes"],
         peak_rss_reason=one["peak_rss_reason"],

@@ -37,6 +37,7 @@ class JudgedFigures:
     fake: bool = False
     latency_reason: str | None = None
     accuracy_reason: str | None = None
+    accuracy_next_step: str = ""
     agreement_reason: str | None = None
     peak_rss_reason: str | None = None
     drop_interval_pp: tuple[float, float] | None = None

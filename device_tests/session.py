@@ -290,7 +290,9 @@ class BoardSession:
                     )
                     engine = self._engines.get(engines.asked_key(artifact))
                     if isinstance(engine, Engine):
-                        taken = replace(taken, engine=engines.profile(self, artifact, inputs, engine))
+                        engine = engines.profile(self, artifact, inputs, engine, protocol.power)
+                        engine = engines.time_by_trtexec(self, artifact, inputs, engine, protocol.power)
+                        taken = replace(taken, engine=engine)
                     yield taken
 
     @contextlib.contextmanager

@@ -241,8 +241,8 @@ def _measure(
 
 
 def _row(measured: Measurement, held: SampleSet, metric: str, steps: Sequence[RecoveryStep]) -> Row:
-    accuracy = None
-    if held.y is not None:
+    accuracy, why = None, measured.outputs_reason or "the data has no labels y"
+    if held.y is not None and measured.outputs is not None:
         outputs = dequantize(measured.outputs, measured.output_quantization)
         found = evaluate(metric, outputs, held.y, root=Path.cwd())
         accuracy = AccuracyRecord(metric=found.metric, value=found.value, low=found.low, high=found.high, n=found.n)
@@ -251,7 +251,7 @@ def _row(measured: Measurement, held: SampleSet, metric: str, steps: Sequence[Re
         artifact_sha256=measured.artifact_sha256,
         latency_ms=summarise(measured.samples_ns),
         accuracy=accuracy,
-        accuracy_reason=None if accuracy else "the data has no labels y",
+        accuracy_reason=None if accuracy else why,
         peak_rss_bytes=measured.peak_rss_bytes,
         runner=measured.runner,
         emulated=measured.board.emulated,

@@ -175,6 +175,7 @@ class EnginePartsRecord(Record):
     compute: EnginePartRecord
     to_host: EnginePartRecord
     runs: int
+    sum_p50_ms: float | None = Field(default=None, description="Of the three together, run by run.")
 
 
 class EngineLayerRecord(Record):
@@ -186,6 +187,25 @@ class EngineLayerRecord(Record):
     time_ms: float | None
     sources: tuple[str, ...] = Field(description="ONNX nodes that it was made of; empty where unknown.")
     is_range: bool = Field(description="`sources` are the ends of a piece of the graph.")
+
+
+class TrtexecRecord(Record):
+    """The same engine timed by NVIDIA's trtexec on the same board."""
+
+    version: str = Field(description="Of its TensorRT.")
+    p50_ms: float = Field(
+        description="Of trtexec's latency: inputs to the GPU, computing and outputs back, each by the GPU's clock."
+    )
+    p95_ms: float
+    to_device_p50_ms: float
+    compute_p50_ms: float
+    to_host_p50_ms: float
+    runs: int
+    ours_p50_ms: float | None = Field(
+        description="The same sum of our own runs, what trtexec's p50 is to be held against; null where there is none."
+    )
+    difference: tuple[str, ...] = Field(description="What differs in what is measured.")
+    notes: tuple[str, ...] = ()
 
 
 class EngineRecord(Record):
@@ -202,7 +222,7 @@ class EngineRecord(Record):
     compute: str = Field(description="Compute capability of the GPU.")
     gpu: str
     precision: tuple[str, ...] = Field(description="What the builder was allowed beside float32.")
-    layer_count: int
+    layer_count: int | None
     layer_precisions: dict[str, int] = Field(description="How many layers compute in each, where the board tells.")
     device_memory_bytes: int | None
     notes: tuple[str, ...] = Field(description="What was asked for and not done; how memory was made do with.")
@@ -210,6 +230,11 @@ class EngineRecord(Record):
     parts: EnginePartsRecord | None = None
     layers: tuple[EngineLayerRecord, ...] = Field(default=(), description="The slowest ones first.")
     profile_reason: str | None = Field(default=None, description="Why parts and layers are missing.")
+    builder: str | None = Field(
+        default=None, description="The program that built and ran it, where TensorRT's Python binding did not."
+    )
+    trtexec: TrtexecRecord | None = None
+    trtexec_reason: str | None = Field(default=None, description="Why `trtexec` is missing.")
 
 
 Variant = Literal["float", "compressed", "uniform"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from device_tests.fake_jetson.build import build_cudart
 from device_tests.fake_jetson.site import write_site
+from device_tests.fake_jetson.trtexec_tool import PLACE, write_trtexec
 from device_tests.loopback import LoopbackBoard
 from edgesmith.types import Device
 from tests.jetson_python import MeasuredJetson
@@ -50,7 +51,11 @@ class FakeJetson:
         environment: of its user.
     """
 
-    def __init__(self, folder: Path, jetpack: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, jetpack: str, environment: Mapping[str, str] | None = None, *, binding: bool = True
+    ) -> None:
+        """`binding`: its Python has TensorRT; without, there is trtexec alone."""
+        self._binding = binding
         self.kind = KINDS[jetpack]
         self.measured = MeasuredJetson(folder, self.kind.tools)
         self._site = folder / "site"
@@ -64,7 +69,9 @@ class FakeJetson:
 
     def install(self, tensorrt: str) -> None:
         """Puts that TensorRT there, in place of the one before."""
-        write_site(self._site, tensorrt, compute=self.kind.compute)
+        if self._binding:
+            write_site(self._site, tensorrt, compute=self.kind.compute)
+        write_trtexec(Path(self.measured.tree.top) / PLACE, tensorrt)
 
     @property
     def greeting(self) -> str:

@@ -71,8 +71,8 @@ class Child:
         from device_tests.agent.samples import Samples
 
         try:
-            module = runners.load(params["runner"])
-            self._runner = module.Runner(params["path"], params["threads"], params.get("options", {}))
+            options = params.get("options", {})
+            self._runner = runners.opened(params["runner"], params["path"], params["threads"], options)
         except ImportError as error:
             raise Refusal("runtime-missing", str(error)) from None
         except CudaError as error:  # a RuntimeError: the GPU's state is not the model's fault
@@ -89,20 +89,40 @@ class Child:
         return {
             "name": self._runner.name,
             "output_quantization": self._runner.output_quantization,
+            "no_power": getattr(self._runner, "no_power", None),
         }
 
-    def warm_up(self, params, _deadline, _event):
+    def trtexec(self, params, deadline, _event):
+        """Has trtexec time an engine that was built here, on a sample; see `runners.tensorrt.beside`."""
+        from device_tests.agent.samples import Samples
+
+        samples = Samples(params["inputs"], params["inputs_dtype"])
+        module = runners.load(params["runner"])
+        options, places = params["options"], (params["folder"], params["scratch"])
+        return module.beside(params["path"], options, places[0], places[1], samples, deadline)
+
+    def warm_up(self, params, deadline, _event):
         """Runs until the median stands still. Result: nanoseconds, whether it did, the clock's cost, notes."""
         self._timed = self._samples.timed(self._runner.inputs)
+        if hasattr(self._runner, "settle"):
+            # No clock of ours is read.
+            samples, flat = self._runner.settle(self._timed[0], params["max_s"], deadline)
+            return {"ns": samples, "flat": flat, "overhead_ns": 0, "notes": list(getattr(self._runner, "notes", ()))}
         with self.undisturbed():
             samples, flat = timing.warm_up(self._timed_run(), params["max_s"], self._clock)
         self._runs = len(samples)
         notes = list(getattr(self._runner, "notes", ()))
         return {"ns": samples, "flat": flat, "overhead_ns": timing.overhead_ns(clock=self._clock), "notes": notes}
 
-    def window(self, params, _deadline, _event):
+    def window(self, params, deadline, _event):
         """One turn. Result: nanoseconds of the runs kept apart and of the timed ones, and when it began and ended."""
         start = timing.now_ns()
+        if hasattr(self._runner, "timed"):
+            # One sample for each window: that is what such a program takes.
+            sample = self._timed[self._runs % len(self._timed)]
+            self._runs += 1
+            samples = self._runner.timed(sample, params["runs"], params["seconds"], deadline)
+            return {"rewarm_ns": [], "ns": samples, "span_ns": [start, timing.now_ns()]}
         with self.undisturbed():
             rewarm, samples = timing.window(
                 self._timed_run(), self._runs, params["runs"], params["seconds"], self._clock
@@ -111,12 +131,15 @@ class Child:
         self._runs += len(rewarm) + len(samples)
         return {"rewarm_ns": rewarm, "ns": samples, "span_ns": [start, end]}
 
-    def parts(self, params, _deadline, _event):
+    def parts(self, params, deadline, _event):
         """Runs anew and takes a run apart, where the runner can. Result: nanoseconds in, of computing, and out."""
-        if not hasattr(self._runner, "parts"):
-            raise Refusal("no-parts", "%s does not tell the parts of a run" % self._runner.name)
         samples = self._timed or self._samples.timed(self._runner.inputs)
-        taken = [self._runner.parts(samples[index % len(samples)]) for index in range(params["runs"])]
+        if hasattr(self._runner, "parts_of"):
+            taken = self._runner.parts_of(samples[0], params["runs"], deadline)
+        elif hasattr(self._runner, "parts"):
+            taken = [self._runner.parts(samples[index % len(samples)]) for index in range(params["runs"])]
+        else:
+            raise Refusal("no-parts", "%s does not tell the parts of a run" % self._runner.name)
         names = ("in_ns", "compute_ns", "out_ns")
         return {name: [round(run[place] * 1e6) for run in taken] for place, name in enumerate(names)}
 
@@ -128,6 +151,8 @@ class Child:
 
     def peak_rss(self, _params, _deadline, _event):
         """The most memory this process ever had resident: interpreter, numpy, runtime and model together."""
+        if hasattr(self._runner, "peak_rss"):
+            return self._runner.peak_rss()
         try:
             with open("/proc/self/status") as status:
                 fields = dict(line.split(":", 1) for line in status)
@@ -136,8 +161,11 @@ class Child:
             return {"bytes": None, "reason": "no VmHWM in /proc/self/status: %r" % error}
 
     def outputs(self, params, deadline, event):
-        """Runs every sample once, untimed, and writes what came out. Result: one path per output."""
+        """Runs every sample once, untimed, and writes what came out. Result: a path per output, or why none."""
         from device_tests.agent.npy import RowWriter
+
+        if hasattr(self._runner, "no_outputs"):
+            return {"files": None, "reason": self._runner.no_outputs, "next_step": self._runner.next_step}
 
         writers = []
         told = timing.now_ns()
@@ -178,6 +206,7 @@ def main():
         "cuda": child.cuda,
         "build": child.build,
         "load": child.load,
+        "trtexec": child.trtexec,
         "warm_up": child.warm_up,
         "window": child.window,
         "parts": child.parts,

@@ -39,7 +39,7 @@ class Turn:
         self._warm = {}
         self._windows = []
         self._peak = {}
-        self._files = []
+        self._outputs = {"files": []}
 
     def load(self, inputs, threads):
         """Starts the child; it reads artifact and samples."""
@@ -64,12 +64,18 @@ class Turn:
     def outputs(self, folder, event):
         """Runs every sample once; the memory's peak is taken before, since these samples are the evaluation's."""
         self._peak = self._call("peak_rss", {})
-        self._files = (self._call("outputs", {"folder": folder}, event) or {}).get("files")
+        self._outputs = self._call("outputs", {"folder": folder}, event) or {}
 
     def raw_outputs(self):
-        """The answer of `infer`."""
+        """The answer of `infer`.
+
+        Raises:
+            Refusal: "no-outputs": what ran it hands out none.
+        """
+        if self._outputs["files"] is None:
+            raise Refusal("no-outputs", self._outputs["reason"], next_step=self._outputs["next_step"])
         return {
-            "files": self._files,
+            "files": self._outputs["files"],
             "output_quantization": self._loaded["output_quantization"],
             "runner": self._runner_name(),
         }
@@ -83,6 +89,7 @@ class Turn:
         rewarm = [ns for window in self._windows for ns in window["rewarm_ns"]]
         timed = [ns for window in self._windows for ns in window["ns"]]
         numbers = [number for number, window in enumerate(self._windows) for _ in window["ns"]]
+        spans = [window["span_ns"] for window in self._windows]
         return {
             "sha256": self._asked["sha256"],
             "runner": self._runner_name(),
@@ -94,9 +101,11 @@ class Turn:
             "warmup": npy.save(os.path.join(folder, "warmup.npy"), self._warm["ns"] + rewarm),
             "samples": npy.save(os.path.join(folder, "samples.npy"), timed),
             "windows": npy.save(os.path.join(folder, "windows.npy"), numbers),
-            "outputs": self._files,
+            "outputs": self._outputs["files"],
+            "outputs_reason": self._outputs.get("reason"),
+            "outputs_next_step": self._outputs.get("next_step"),
             # By the child's own span: telling us of thousands of runs takes longer than small ones.
-            "power": samples.over([window["span_ns"] for window in self._windows], len(rewarm) + len(timed)),
+            "power": _power(samples, self._loaded.get("no_power")).over(spans, len(rewarm) + len(timed)),
         }
 
     def _runner_name(self):
@@ -120,6 +129,12 @@ class Turn:
             return None
         finally:
             self._limit_s = deadline.remaining_s
+
+
+def _power(samples, why_not):
+    from device_tests.agent.sensors import power
+
+    return samples if why_not is None else power.none("power is not told: " + why_not)
 
 
 def measure(asked, inputs, protocol, folder, event, start=Child, snapshot=environment.snapshot, sample=None):

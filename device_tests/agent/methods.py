@@ -54,7 +54,7 @@ class Agent:
         found.update(probing.methods(self, self._root))
         found.update(power_modes.methods(self, self._root))
         found.update(releasing.methods(self))
-        found.update(compiling.methods(self))
+        found.update(compiling.methods(self, self._root))
         found.update(cuda_facts.methods())
         found.update(self.leasing.methods())
         return {name: self._under_lease(function) for name, function in found.items()}

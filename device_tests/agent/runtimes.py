@@ -8,7 +8,7 @@ from device_tests.agent.tensorrt import missing
 PROBE_S = 60
 
 # Runner -> what tells at once why it cannot be there. Most boards are no Jetsons, and a process takes them a while.
-_CHEAPLY = {"tensorrt": missing.binding}
+_CHEAPLY = {"tensorrt": missing.runtime}
 
 _FOUND = {}
 

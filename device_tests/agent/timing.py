@@ -41,6 +41,17 @@ def is_flat(medians):
     return len(last) == FLAT_BLOCKS and max(last) - min(last) <= FLAT_WITHIN * min(last)
 
 
+def settles(samples):
+    """Whether the moving median of runs that somebody else took became flat, by the blocks of `warm_up`."""
+    medians, block = [], []
+    for taken in samples:
+        block.append(taken)
+        if len(block) >= BLOCK_RUNS and sum(block) >= BLOCK_S * 1e9:
+            medians.append(median(block))
+            block = []
+    return any(is_flat(medians[:end]) for end in range(FLAT_BLOCKS, len(medians) + 1))
+
+
 def warm_up(run, max_s, clock=now_ns):
     """Runs until the moving median is flat.
 

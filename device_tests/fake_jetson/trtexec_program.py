@@ -159,8 +159,12 @@ class _Run:
         h2d, d2h = (H2D_MS, D2H_MS) if transfers else (0.0, 0.0)
         warm_up, now = float(self._asked.get("--warmUp", "200")), 0.0
         rows: list[dict[str, float]] = []
-        runs = int(self._asked.get("--iterations", "10"))
-        while len([row for row in rows if row["startComputeMs"] >= warm_up]) < runs:
+        runs, until = (
+            int(self._asked.get("--iterations", "10")),
+            warm_up + 1000 * float(self._asked.get("--duration", "3")),
+        )
+        kept = 0
+        while kept < runs or now < until:
             if now < warm_up:
                 # A few queries stand for all of the warm-up, and are slow.
                 rows.append(_row(now, h2d, 10 * compute, d2h))
@@ -168,6 +172,7 @@ class _Run:
             else:
                 rows.append(_row(now, h2d, compute + WORST_MS * (len(rows) * 37 % 100) / 100, d2h))
                 now = rows[-1]["endD2hMs"]
+            kept += rows[-1]["startComputeMs"] >= warm_up
         if self._version >= (8, 5):
             return [row for row in rows if row["startComputeMs"] >= warm_up]
         return [dict(row, endToEndMs=row["endD2hMs"] - row["startH2dMs"]) for row in rows]

@@ -174,6 +174,8 @@ def _measured(
         drop_reason = _NO_REFERENCE
     elif baseline is None:
         drop_reason = "the float artifact could not be measured on this board"
+    elif baseline.accuracy is None or mine.accuracy is None:
+        drop_reason = mine.accuracy_reason or baseline.accuracy_reason
     else:
         drop = accuracy_drop_pp(baseline.accuracy, mine.accuracy)
     speedup, speedup_reason = None, _NO_REFERENCE if drop_reason == _NO_REFERENCE else None
@@ -184,7 +186,8 @@ def _measured(
     samples = f"samples/{safe_name(outcome.device.name)}-{built.wanted.target}-{built.wanted.variant}.npy"
     _save(folder, samples, measured.samples_ns)
     mine_is = (outcome.device.name, built.wanted.target, built.wanted.variant)
-    known_answers.keep(folder.path, *mine_is, prepared.evaluation.x, measured.outputs)
+    if measured.outputs is not None:
+        known_answers.keep(folder.path, *mine_is, prepared.evaluation.x, measured.outputs)
     return DeviceResult(
         device=outcome.device.name,
         emulated=measured.board.emulated,
@@ -193,7 +196,8 @@ def _measured(
         variant=built.wanted.variant,
         artifact=artifact_record(built, folder),
         latency_ms=mine.latency.model_copy(update={"samples_path": samples}),
-        accuracy=accuracy_record(mine.accuracy),
+        accuracy=None if mine.accuracy is None else accuracy_record(mine.accuracy),
+        accuracy_reason=mine.accuracy_reason,
         accuracy_drop_pp=drop,
         accuracy_drop_pp_reason=drop_reason,
         agreement=mine.agreement,
@@ -225,8 +229,8 @@ def _measured(
 
 
 def _why_no_agreement(mine: RowFigures, prepared: Prepared) -> str | None:
-    if mine.agreement is not None:
-        return None
+    if mine.agreement is not None or mine.outputs is None:
+        return mine.accuracy_reason
     return _NO_REFERENCE if prepared.ready and not prepared.reference else "the outputs are no class scores"
 
 

@@ -176,7 +176,11 @@ def _other_engine(item: Built, measured: Measurement) -> bool:
     runtime, engine = item.wanted.runtime, measured.engine
     if runtime is None or engine is None:
         return False
-    return (engine.tensorrt, engine.compute) != (runtime.version, runtime.compute or engine.compute)
+    version = runtime.version
+    if engine.builder:
+        # trtexec tells three numbers of its version, the binding four.
+        version = ".".join(version.split(".")[:3])
+    return (engine.tensorrt, engine.compute) != (version, runtime.compute or engine.compute)
 
 
 def _mode(measured: Measurement) -> str | None:
@@ -200,12 +204,14 @@ def _write(folder: Path, measurement: Measurement) -> dict[str, Any]:
     folder.mkdir()
     for name in _ARRAYS:
         np.save(folder / f"{name}.npy", getattr(measurement, name))
-    for index, array in enumerate(measurement.outputs):
+    for index, array in enumerate(measurement.outputs or ()):
         np.save(folder / f"output-{index}.npy", array)
     return {
         "device": measurement.device,
         "artifact_sha256": measurement.artifact_sha256,
-        "outputs": len(measurement.outputs),
+        "outputs": None if measurement.outputs is None else len(measurement.outputs),
+        "outputs_reason": measurement.outputs_reason,
+        "outputs_next_step": measurement.outputs_next_step,
         "outputs_sha256": measurement.outputs_sha256,
         "output_quantization": measurement.output_quantization,
         "peak_rss_bytes": measurement.peak_rss_bytes,
@@ -228,7 +234,8 @@ def _write(folder: Path, measurement: Measurement) -> dict[str, Any]:
 
 def _read(folder: Path, record: dict[str, Any]) -> Measurement:
     arrays = {name: np.load(folder / f"{name}.npy") for name in _ARRAYS}
-    outputs = tuple(np.load(folder / f"output-{index}.npy") for index in range(record["outputs"]))
+    count = record["outputs"]
+    outputs = None if count is None else tuple(np.load(folder / f"output-{index}.npy") for index in range(count))
     quantization = tuple(
         None if item is None else (float(item[0]), int(item[1])) for item in record["output_quantization"]
     )
@@ -237,6 +244,9 @@ def _read(folder: Path, record: dict[str, Any]) -> Measurement:
         artifact_sha256=record["artifact_sha256"],
         outputs=outputs,
         outputs_sha256=record["outputs_sha256"],
+        # Records of earlier versions have neither.
+        outputs_reason=record.get("outputs_reason", ""),
+        outputs_next_step=record.get("outputs_next_step", ""),
         output_quantization=quantization,
         peak_rss_bytes=record["peak_rss_bytes"],
         peak_rss_reason=record["peak_rss_reason"],

@@ -13,6 +13,12 @@ FAKE = (
     "outputs are those of the file."
 )
 
+ALONE = (
+    "The latency is trtexec's: inputs to the GPU, computing and outputs back, each by the GPU's clock, added up. What "
+    "lies between them, and the processor's part, is not in it, as it is in the latency of every other runtime. Each "
+    "window is a process of its own with one of the samples. There are no outputs, so no accuracy, and no energy."
+)
+
 
 def record(measured: Measurement) -> EngineRecord | None:
     """The engine that was measured; None where the board runs the artifact as it is."""
@@ -20,7 +26,8 @@ def record(measured: Measurement) -> EngineRecord | None:
     if engine is None:
         return None
     told = {**asdict(engine), "layer_precisions": dict(engine.layer_precisions)}
-    return EngineRecord.model_validate({**told, "profile_reason": engine.profile_reason or None})
+    empty = ("profile_reason", "builder", "trtexec_reason")
+    return EngineRecord.model_validate({**told, **{name: told[name] or None for name in empty}})
 
 
 def findings(built: Built, measured: Measurement) -> tuple[Finding, ...]:
@@ -29,6 +36,9 @@ def findings(built: Built, measured: Measurement) -> tuple[Finding, ...]:
     if engine is None:
         return ()
     found = [Finding(severity="info", code="engine", text=_built(engine))]
+    if engine.builder:
+        next_step = measured.outputs_next_step
+        found.append(Finding(severity="warning", code="trtexec_alone", text=ALONE, next_step=next_step))
     if engine.fake:
         found.append(Finding(severity="warning", code="fake_runtime", text=FAKE))
     if built.in_float:
@@ -39,11 +49,15 @@ def findings(built: Built, measured: Measurement) -> tuple[Finding, ...]:
     if engine.profile_reason:
         text = f"The parts of a run are not known: {engine.profile_reason}"
         found.append(Finding(severity="info", code="no_profile", text=text))
+    if engine.trtexec_reason and not engine.builder:
+        text = f"NVIDIA's trtexec did not time the engine: {engine.trtexec_reason.rstrip('.')}."
+        found.append(Finding(severity="info", code="no_trtexec", text=text))
     return (*found, *(Finding(severity="info", code="engine_note", text=_sentence(note)) for note in engine.notes))
 
 
 def _built(engine: Engine) -> str:
-    what = f"TensorRT {engine.tensorrt} for compute capability {engine.compute}"
+    by = f" by {engine.builder}" if engine.builder else ""
+    what = f"TensorRT {engine.tensorrt} for compute capability {engine.compute}{by}"
     if engine.cached:
         return f"The engine was on the board: {what}, built in {engine.seconds:g} s."
     return f"The engine was built on the board in {engine.seconds:g} s: {what}. Why: {engine.because}."

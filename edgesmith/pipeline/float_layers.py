@@ -44,9 +44,13 @@ def price(
     verdict = None
     if any(limit is not None for limit in budget.model_dump().values()):
         verdict = judge(budget, compressed=uniform.judged, baseline=None if baseline is None else baseline.judged)
+    gain, no_gain = None, mine.accuracy_reason or uniform.accuracy_reason
+    if mine.accuracy is not None and uniform.accuracy is not None:
+        gain = accuracy_drop_pp(mine.accuracy, uniform.accuracy)
     return FloatLayersRecord(
         **_cost(mine, uniform),
-        gain_pp=accuracy_drop_pp(mine.accuracy, uniform.accuracy),
+        gain_pp=gain,
+        gain_pp_reason=no_gain,
         gain_low_pp=interval[0] if interval else None,
         gain_high_pp=interval[1] if interval else None,
         uniform_verdict=verdict.verdict if verdict else None,

@@ -30,7 +30,7 @@ class Parity:
     def __init__(self) -> None:
         self._answers: dict[str, dict[str, _Answer]] = {}
         self._built: dict[str, Built] = {}
-        self._held: dict[tuple[str, str], Measurement] = {}
+        self._held: dict[tuple[str, str], tuple[NDArray[Any], ...]] = {}
 
     def add(self, outcome: BoardOutcome) -> None:
         """Takes what one board answered; a scripted board proves nothing and is left out."""
@@ -38,10 +38,13 @@ class Parity:
             if not isinstance(measured, Measurement) or measured.board.fake:
                 continue
             artifact, digest = built.artifact.sha256, measured.outputs_sha256
+            if measured.outputs is None or digest is None:
+                continue
             answer = _Answer(
                 is_here=outcome.device.transport == "local",
                 is_real=not measured.board.emulated,
-                measured=self._held.setdefault((artifact, digest), measured),
+                outputs=self._held.setdefault((artifact, digest), measured.outputs),
+                quantization=measured.output_quantization,
             )
             self._built.setdefault(artifact, built)
             self._answers.setdefault(artifact, {})[outcome.device.name] = answer
@@ -72,7 +75,8 @@ class Parity:
 class _Answer:
     is_here: bool
     is_real: bool
-    measured: Measurement
+    outputs: tuple[NDArray[Any], ...]
+    quantization: tuple[tuple[float, int] | None, ...]
 
 
 def _record(built: Built, answers: dict[str, _Answer], checked_here: CheckedHere) -> ParityRecord | None:
@@ -80,7 +84,7 @@ def _record(built: Built, answers: dict[str, _Answer], checked_here: CheckedHere
     others = {name: answer for name, answer in answers.items() if name != reference}
     index: NDArray[np.int64] | slice = slice(None)
     if reference is not None and others:
-        outputs = answers[reference].measured.outputs
+        outputs = answers[reference].outputs
     else:
         reference, others = None, {name: answer for name, answer in answers.items() if not answer.is_here}
         checked = checked_here(built) if others else None
@@ -88,9 +92,7 @@ def _record(built: Built, answers: dict[str, _Answer], checked_here: CheckedHere
             return None
         outputs, index = checked.outputs, checked.index
     compared = {
-        name: compare(
-            tuple(output[index] for output in answer.measured.outputs), outputs, answer.measured.output_quantization
-        )
+        name: compare(tuple(output[index] for output in answer.outputs), outputs, answer.quantization)
         for name, answer in others.items()
     }
     return ParityRecord(

@@ -9,14 +9,15 @@ from edgesmith.pipeline.build import Built
 from edgesmith.pipeline.host import Outputs
 from edgesmith.pipeline.prepare import Prepared
 from edgesmith.result import LatencyRecord
-from edgesmith.types import Measurement
+from edgesmith.types import Accuracy, Measurement
 
 
 class RowFigures:
     """Latency and accuracy of one artifact on one board.
 
     Attributes:
-        outputs: dequantized.
+        outputs: dequantized; None where there are none, and then no accuracy and no agreement.
+        accuracy_reason: why there is no accuracy.
         judged: what the judge looks at.
     """
 
@@ -26,22 +27,29 @@ class RowFigures:
         Args:
             reference: outputs of the original model on this machine, for the agreement; None where there is none.
         """
-        outputs = dequantize(measured.outputs, measured.output_quantization)
         self.measured = measured
-        self.outputs = outputs
         self.latency: LatencyRecord = summarise(measured.samples_ns)
-        self.accuracy = evaluate(
-            prepared.loaded.config.task.metric,
-            outputs,
-            prepared.evaluation.y,
-            reference_outputs=reference,
-            root=prepared.loaded.root,
-        )
-        self.agreement = None if reference is None else agreement(outputs, reference)
+        self.outputs: Outputs | None = None
+        self.accuracy: Accuracy | None = None
+        self.agreement: float | None = None
+        self.accuracy_reason = measured.outputs_reason or None
+        if measured.outputs is not None:
+            self.outputs = dequantize(measured.outputs, measured.output_quantization)
+            self.accuracy = evaluate(
+                prepared.loaded.config.task.metric,
+                self.outputs,
+                prepared.evaluation.y,
+                reference_outputs=reference,
+                root=prepared.loaded.root,
+            )
+            self.agreement = None if reference is None else agreement(self.outputs, reference)
         self.judged = JudgedFigures(
             latency=self.latency,
             accuracy=self.accuracy,
+            accuracy_reason=self.accuracy_reason,
+            accuracy_next_step=measured.outputs_next_step,
             agreement=self.agreement,
+            agreement_reason=self.accuracy_reason,
             size_bytes=built.artifact.size_bytes,
             peak_rss_bytes=measured.peak_rss_bytes,
             validity=measured.validity,
@@ -54,6 +62,8 @@ class RowFigures:
 def lost_interval_pp(better: RowFigures, worse: RowFigures, prepared: Prepared) -> tuple[float, float] | None:
     """95 % interval of what `worse` loses against `better`, both asked the same samples; None but for top1."""
     labels = prepared.evaluation.y
-    if labels is None or worse.accuracy.metric != "top1":
+    if labels is None or better.outputs is None or worse.outputs is None:
+        return None
+    if worse.accuracy is None or worse.accuracy.metric != "top1":
         return None
     return drop_interval_pp(top1_correct(better.outputs, labels), top1_correct(worse.outputs, labels))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgesmith.report.figures import NA, Row, byte_size, milliseconds, one_line
-from edgesmith.result import EngineLayerRecord, EnginePartRecord, EngineRecord
+from edgesmith.result import EngineLayerRecord, EnginePartRecord, EngineRecord, Result, TrtexecRecord
 
 MOST_LAYERS = 10
 
@@ -43,6 +43,15 @@ def views(rows: Sequence[Row]) -> tuple[EngineView, ...]:
     return tuple(_view(row.record.target, row.record.variant, row.record.engine) for row in rows if row.record.engine)
 
 
+def lines(result: Result) -> tuple[str, ...]:
+    """One line for each engine that trtexec has timed beside us."""
+    return tuple(
+        f"{one.device}, {one.target} {one.variant}: {against_trtexec(one.engine.trtexec)}"
+        for one in result.results
+        if one.engine is not None and one.engine.trtexec is not None
+    )
+
+
 def _view(target: str, variant: str, engine: EngineRecord) -> EngineView:
     return EngineView(
         of=f"{target} {variant}",
@@ -57,11 +66,12 @@ def _facts(engine: EngineRecord) -> list[tuple[str, str]]:
     allowed = f"; allowed: {', '.join(engine.precision)}" if engine.precision else ""
     counted = ", ".join(f"{count} {name}" for name, count in engine.layer_precisions.items())
     built = f"{engine.seconds:g} s"
+    by = f", by {one_line(engine.builder)}" if engine.builder else ""
     told = [
-        ("Built with", f"{name} {engine.tensorrt}, CUDA {engine.cuda}, compute capability {engine.compute}"),
+        ("Built with", f"{name} {engine.tensorrt}, CUDA {engine.cuda}, compute capability {engine.compute}{by}"),
         ("Build", f"{built}, then; the board had it" if engine.cached else f"{built}: {one_line(engine.because)}"),
         ("Size", f"{byte_size(engine.size_bytes)}, {byte_size(engine.device_memory_bytes)} of device memory beside it"),
-        ("Layers", f"{engine.layer_count}{f' ({counted})' if counted else ''}{allowed}"),
+        ("Layers", f"{engine.layer_count or NA}{f' ({counted})' if counted else ''}{allowed}"),
     ]
     if engine.parts is not None:
         parts = engine.parts
@@ -69,8 +79,34 @@ def _facts(engine: EngineRecord) -> list[tuple[str, str]]:
         told.append(("Parts of a run", f"{text}outputs back {_part(parts.to_host)} ({parts.runs} runs of their own)"))
     elif engine.profile_reason:
         told.append(("Parts of a run", f"{NA}: {one_line(engine.profile_reason)}"))
+    told += _trtexec(engine)
     told += [("Note", one_line(note)) for note in engine.notes]
     return [*told, ("Key", engine.key[:16])]
+
+
+def _trtexec(engine: EngineRecord) -> list[tuple[str, str]]:
+    """NVIDIA's figures for the same engine, ours beside them, and what differs in what is measured."""
+    theirs = engine.trtexec
+    if theirs is None:
+        return [("By trtexec", f"{NA}: {one_line(engine.trtexec_reason)}")] if engine.trtexec_reason else []
+    ways = (theirs.to_device_p50_ms, theirs.compute_p50_ms, theirs.to_host_p50_ms)
+    there, compute, back = (f"{milliseconds(one)} ms" for one in ways)
+    return [
+        ("By trtexec", against_trtexec(theirs)),
+        ("trtexec's parts", f"inputs to the GPU {there}, compute {compute}, outputs back {back} (p50)"),
+        ("What differs", " ".join(map(one_line, theirs.difference))),
+        *(("trtexec's note", one_line(note)) for note in theirs.notes),
+    ]
+
+
+def against_trtexec(theirs: TrtexecRecord) -> str:
+    """Both figures for the same sum."""
+    told = f"p50 {milliseconds(theirs.p50_ms)} ms, p95 {milliseconds(theirs.p95_ms)} ms ({theirs.runs} runs)"
+    if not theirs.ours_p50_ms:
+        return told
+    ratio = theirs.p50_ms / theirs.ours_p50_ms
+    ours = f"ours, added up from the same parts: p50 {milliseconds(theirs.ours_p50_ms)} ms"
+    return f"{told}; {ours} (trtexec's is {ratio:.2f} times that)"
 
 
 def _part(part: EnginePartRecord) -> str:

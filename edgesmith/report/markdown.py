@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from edgesmith.report import figures, quantization, statement
+from edgesmith.report import engines, figures, quantization, statement
 from edgesmith.report.figures import TIMES, Row, one_line
 from edgesmith.report.parity import parity_lines
 from edgesmith.result import DeviceResult, Result
@@ -15,6 +15,7 @@ _MOST_REMARKS = 8
 _MOST_REASONS = 5
 _MOST_PARITY = 4
 _MOST_QUANTIZATION = 6
+_MOST_ENGINES = 4
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#!|~$])")
 _SYMBOLS = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "⚠️", "ERROR": "🔌", statement.NO_VERDICT: "⏸️"}
 _WORST_FIRST = (Verdict.FAIL, Verdict.ERROR, Verdict.INCONCLUSIVE, Verdict.PASS)
@@ -30,9 +31,10 @@ def render_markdown(result: Result) -> str:
         lines += ["", f"> **{_escape(warning)}**"]
     parity = _list("Same artifact, element by element", _parity(result), _MOST_PARITY)
     planned = _list("Quantization", [_escape(line) for line in quantization.lines(result)], _MOST_QUANTIZATION)
+    timed = _list("Engines, held against trtexec", [_escape(line) for line in engines.lines(result)], _MOST_ENGINES)
     if result.results:
-        lines += ["", *_table(result, _MOST_ROWS - len(parity) - len(planned))]
-    lines += parity + planned
+        lines += ["", *_table(result, _MOST_ROWS - len(parity) - len(planned) - len(timed))]
+    lines += parity + planned + timed
     lines += _list("Findings", [_remark(r) for r in statement.remarks(result)], _MOST_REMARKS)
     lines += _list("Not available", [_escape(r) for r in figures.reasons(result, only=_SHOWN)], _MOST_REASONS)
     lines += ["", f"Work: {_escape(statement.work_sentence(result))}. Run `{_code(result.run_id)}`: see report.html."]

@@ -11,7 +11,7 @@ from edgesmith.types.boards import (
     RecoveryStep,
     Rung,
 )
-from edgesmith.types.engines import Engine, EngineLayer, EnginePart, EngineParts
+from edgesmith.types.engines import Engine, EngineLayer, EnginePart, EngineParts, TrtexecTimes
 from edgesmith.types.measurements import (
     Accuracy,
     Comparison,
@@ -79,6 +79,7 @@ __all__ = [
     "StepSpec",
     "TensorPlan",
     "TensorSpec",
+    "TrtexecTimes",
     "Validity",
     "Verdict",
 ]

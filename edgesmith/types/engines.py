@@ -22,12 +22,14 @@ class EngineParts:
         compute: the engine itself.
         to_host: the outputs' way back.
         runs: how many were taken.
+        sum_p50_ms: of the three together, run by run; None in records of earlier versions.
     """
 
     to_device: EnginePart
     compute: EnginePart
     to_host: EnginePart
     runs: int
+    sum_p50_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,33 @@ class EngineLayer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrtexecTimes:
+    """The same engine timed by NVIDIA's trtexec on the same board, to hold our figures against.
+
+    Attributes:
+        version: of its TensorRT.
+        p50_ms, p95_ms: of what trtexec calls latency: inputs to the GPU, computing and outputs back, each by the GPU's
+            clock, added up. Percentiles as trtexec takes them.
+        to_device_p50_ms, compute_p50_ms, to_host_p50_ms: its parts.
+        runs: how many were timed.
+        ours_p50_ms: the same sum of our own runs; None where they were not taken apart.
+        difference: what else differs in what is measured, in sentences.
+        notes: what was asked for and not done.
+    """
+
+    version: str
+    p50_ms: float
+    p95_ms: float
+    to_device_p50_ms: float
+    compute_p50_ms: float
+    to_host_p50_ms: float
+    runs: int
+    ours_p50_ms: float | None
+    difference: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """An engine on its board.
 
@@ -65,9 +94,12 @@ class Engine:
         precision: what the builder was allowed beside float32, or what the file says by its types.
         layer_precisions: how many of its layers compute in each; empty where the runtime does not tell.
         notes: what was asked for and not done, how memory was made do with.
+        layer_count: None where the runtime does not tell.
         fake: what built it is a stand-in.
+        builder: the program that built and ran it, where it was not TensorRT's Python binding: trtexec, alone.
         parts: None with a reason in `profile_reason`.
         layers: the slowest ones first.
+        trtexec: None with a reason in `trtexec_reason`.
     """
 
     key: str
@@ -81,7 +113,7 @@ class Engine:
     compute: str
     gpu: str
     precision: tuple[str, ...]
-    layer_count: int
+    layer_count: int | None
     layer_precisions: tuple[tuple[str, int], ...]
     device_memory_bytes: int | None
     notes: tuple[str, ...]
@@ -89,3 +121,6 @@ class Engine:
     parts: EngineParts | None = None
     layers: tuple[EngineLayer, ...] = ()
     profile_reason: str = ""
+    builder: str = ""
+    trtexec: TrtexecTimes | None = None
+    trtexec_reason: str = ""

@@ -57,8 +57,9 @@ class Measurement:
         samples_ns: int64 [n], one per timed run, in the order taken: inputs in, invoke, outputs out.
         warmup_ns: int64 [m], the runs before; never judged.
         windows: int64 [n], the index of the window each sample belongs to.
-        outputs: raw outputs of the runtime for every evaluation sample, one array per model output, [N, ...].
-        outputs_sha256: over `outputs`, before any dequantization.
+        outputs: raw outputs of the runtime for every evaluation sample, one array per model output, [N, ...]; None
+            with `outputs_reason` where what ran it hands out none, and `outputs_next_step` for what would.
+        outputs_sha256: over `outputs`, before any dequantization; None where there are none.
         output_quantization: (scale, zero_point) per output; None where it is not quantized.
         peak_rss_bytes: of the process that held only this artifact; None with `peak_rss_reason`.
         warmup_flat: the moving median became flat within the cap.
@@ -75,8 +76,8 @@ class Measurement:
     samples_ns: NDArray[np.int64]
     warmup_ns: NDArray[np.int64]
     windows: NDArray[np.int64]
-    outputs: tuple[NDArray[Any], ...]
-    outputs_sha256: str
+    outputs: tuple[NDArray[Any], ...] | None
+    outputs_sha256: str | None
     output_quantization: tuple[tuple[float, int] | None, ...]
     peak_rss_bytes: int | None
     peak_rss_reason: str | None
@@ -93,6 +94,8 @@ class Measurement:
     power: Power | None = None
     power_state: PowerState | None = None
     engine: Engine | None = None
+    outputs_reason: str = ""
+    outputs_next_step: str = ""
 
     @property
     def fake(self) -> bool:

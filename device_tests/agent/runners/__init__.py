@@ -1,7 +1,12 @@
 """One file per runtime; its name is the key. Each has `PACKAGES`, `probe()` and `Runner(path, threads, options)`.
 
 One whose artifacts are finished on the board has `build(path, options, folder, event, ...)`, too, and its runner may
-have `parts(sample)` and `layers(sample, runs)`; see `child`.
+have `parts(sample)` and `layers(sample, runs)`; see `child`. One that has two kinds of runner has `runner(path,
+threads, options)`, which chooses.
+
+A program that takes the times itself is a runner, too: it has `settle(sample, max_s, deadline)`, `timed(sample, runs,
+seconds, deadline)`, `parts_of(sample, runs, deadline)` and `peak_rss()` instead of being called, and says by
+`no_outputs`, `next_step` and `no_power` what it does not tell. See `tensorrt.trtexec_alone`.
 """
 
 import collections
@@ -18,6 +23,12 @@ is (scale, zero point) or None."""
 def names():
     """Keys of all runners."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def opened(name, path, threads, options):
+    """A runner that has read the artifact at `path`. Raises what it raises."""
+    module = load(name)
+    return (module.runner if hasattr(module, "runner") else module.Runner)(path, threads, options)
 
 
 def load(name):

@@ -1,5 +1,7 @@
 """Engines of TensorRT, built on this board from the ONNX file that the artifact is. See `device_tests.agent.tensorrt`.
 
+By the Python binding; where there is none, or the options say so, by NVIDIA's trtexec.
+
 numpy and TensorRT are imported as they are needed: every board is asked at the start whether it has this runtime, and
 most have not.
 """
@@ -7,7 +9,6 @@ most have not.
 import os
 
 from device_tests.agent.protocol import Refusal
-from device_tests.agent.runners import Input
 
 PACKAGES = ("tensorrt",)
 
@@ -15,14 +16,18 @@ PACKAGES = ("tensorrt",)
 def probe():
     """Package -> version: of TensorRT, and of the CUDA that it is used with; and "compute", the GPU's capability.
 
-    A stand-in for TensorRT says of itself that it is one: {"FAKE": "tensorrt"} is among them then.
+    Without the Python binding it is trtexec that tells, and "trtexec" is among them. A stand-in for one of them says of
+    itself that it is one: {"FAKE": "tensorrt"} then.
 
     Raises:
         ImportError: it is not there, in words.
         Refusal: "no-gpu".
     """
-    from device_tests.agent.tensorrt import missing, opening
+    from device_tests.agent.tensorrt import missing, opening, trtexec_here
 
+    tool = trtexec_here.alone({})
+    if tool is not None:
+        return _by_trtexec(tool)
     why = missing.binding()
     if why is not None:
         raise ImportError(why)
@@ -33,10 +38,45 @@ def probe():
 
 
 def build(path, options, folder, event, **how):
-    """Builds the engine of an ONNX file; see `building.build`."""
-    from device_tests.agent.tensorrt import building
+    """Builds the engine of an ONNX file; see `building.build`, and `trtexec_alone.build`."""
+    from device_tests.agent.tensorrt import building, trtexec_alone, trtexec_here
 
+    tool = trtexec_here.alone(options)
+    if tool is not None:
+        return trtexec_alone.build(tool, path, options, folder, event, **how)
     return building.build(path, options, folder, event, **how)
+
+
+def runner(path, threads, options=None):
+    """A `Runner`, or trtexec's."""
+    from device_tests.agent.tensorrt import trtexec_alone, trtexec_here
+
+    options = dict(options or {})
+    tool = trtexec_here.alone(options)
+    if tool is not None:
+        return trtexec_alone.Runner(tool, path, options, _store(path, options))
+    return Runner(path, threads, options)
+
+
+def beside(path, options, folder, scratch, samples, deadline):
+    """Times an engine that the binding has built by trtexec, on a real sample; see `trtexec_beside.measure`.
+
+    Args:
+        path: the ONNX file.
+        options: of the build.
+        folder: of all engines.
+        scratch: an empty folder.
+        samples: `samples.Samples`.
+        deadline: when to give up.
+    """
+    from device_tests.agent.tensorrt import trtexec_beside
+
+    def take(inputs):
+        described = [_input(one["name"], one["shape"], one["dtype"]) for one in inputs]
+        samples.check(described)
+        return dict(zip((one.name for one in described), samples.prepared(0, described)))
+
+    return trtexec_beside.measure(path, options, folder, scratch, deadline, take=take)
 
 
 class Runner:
@@ -84,7 +124,7 @@ class Runner:
         names = [[tensor["name"] for tensor in self.record[kind]] for kind in ("inputs", "outputs")]
         graph = bool(options.get("cuda_graph"))
         self._execution = Execution(here.trt, engine, here.cuda, log, names[0], names[1], graph)
-        self.inputs = [_described(tensor) for tensor in self._execution.inputs]
+        self.inputs = [_input(tensor.name, tensor.shape, tensor.dtype) for tensor in self._execution.inputs]
         self.name = _name(here, self.record, graph)
 
     @property
@@ -121,7 +161,7 @@ class Runner:
         self._here.cuda.close()
 
 
-def beside(path):
+def _engines_of(path):
     """The engines of the workdir that a blob lies in."""
     return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(path))), "engines")
 
@@ -133,19 +173,24 @@ def _store(path, options):
 
     if options.get("engine_folder"):
         return EngineFolder(options["engine_folder"])
-    return Engines(options.get("engines") or beside(path))
+    return Engines(options.get("engines") or _engines_of(path))
 
 
-def _described(tensor):
-    shape = tensor.shape
-    if not shape or shape[0] not in (1, -1):
-        raise Refusal(
-            "model-refused",
-            "its batch size is fixed (input shape %s) and samples are measured one at a time: "
-            "export it with batch size 1 or a dynamic batch" % shape,
-        )
-    sizes = [size if size >= 0 else None for size in shape[1:]]
-    return Input(name=tensor.name, shape=sizes, dtype=tensor.dtype, quantization=None)
+def _by_trtexec(tool):
+    from device_tests.agent.reading import Root
+    from device_tests.agent.tensorrt import trtexec_here
+
+    here = trtexec_here.found(tool, {}, Root())
+    found = {PACKAGES[0]: tool.text, "cuda": here.cuda, "compute": here.compute, "trtexec": tool.text}
+    return dict(found, FAKE=PACKAGES[0]) if tool.fake else found
+
+
+def _input(name, shape, dtype):
+    import numpy as np
+
+    from device_tests.agent.tensorrt import shapes
+
+    return shapes.one_at_a_time(name, shape, np.dtype(dtype))
 
 
 def _name(here, record, graph):

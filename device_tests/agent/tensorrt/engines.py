@@ -71,7 +71,9 @@ class Engines:
         fitting = [one for one in others if identities.runs(wanted, one["identity"])]
         if fitting:
             return fitting[0]
-        same = [one["identity"] for one in others if one["identity"].get("onnx_sha256") == wanted["onnx_sha256"]]
+        known = [one["identity"] for one in others if one["identity"].get("onnx_sha256") == wanted["onnx_sha256"]]
+        # What trtexec has built is none of the binding's, nor the other way round.
+        same = [have for have in known if have.get("builder") == wanted.get("builder")]
         if same:
             raise mismatch(wanted, min(same, key=lambda have: len(identities.differences(wanted, have))))
         raise Refusal("engine-missing", "no engine of this network is on the board: build it first", key=exact)
@@ -208,6 +210,9 @@ def mismatch(wanted, have):
 
 def _stale(have, tensorrt):
     if tensorrt is None or have.get("tensorrt") == tensorrt:
+        return None
+    # trtexec tells three numbers of its version, the binding four.
+    if have.get("builder") and have["tensorrt"].split(".") == tensorrt.split(".")[:3]:
         return None
     if have.get("version_compatible") and identities.runs(dict(have, tensorrt=tensorrt), have):
         return None

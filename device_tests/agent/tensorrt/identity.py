@@ -23,6 +23,7 @@ _NAMES = {
     "optimization_level": "optimization level",
     "profile": "shapes",
     "format": "format",
+    "builder": "builder",
 }
 
 

@@ -6,18 +6,34 @@ import re
 import sys
 
 from device_tests.agent.reading import Root
+from device_tests.agent.tensorrt import trtexec
 
 PACKAGE = "python3-libnvinfer"
 PLAIN = "No module named 'tensorrt'"
+_OR_TRTEXEC = " (or have trtexec used, which is here and needs no Python)"
 _FOLDERS = "/usr/lib/python3*/dist-packages/tensorrt"
 _LIBRARIES = "/usr/lib/*-linux-gnu/libnvinfer.so*"
 
 
-def binding():
+def binding(root=None):
     """Why this Python has no TensorRT, in one line; None where it has. Starts nothing where none is installed."""
-    if importlib.util.find_spec("tensorrt") is not None:
+    if "tensorrt" in sys.modules or importlib.util.find_spec("tensorrt") is not None:
         return None
-    return missing_binding(Root())
+    return missing_binding(root or Root())
+
+
+def runtime(root=None):
+    """Why nothing of TensorRT can be used here; None where the binding is, or trtexec, which needs no Python."""
+    root = root or Root()
+    return None if trtexec.place(root) is not None else binding(root)
+
+
+def remedy(root):
+    """What brings the binding to a board that has trtexec, and so TensorRT."""
+    told = missing_binding(root)
+    if told == PLAIN:
+        return "%s: sudo apt-get install %s" % (PLAIN, PACKAGE)
+    return told[: -len(_OR_TRTEXEC)] if told.endswith(_OR_TRTEXEC) else told
 
 
 def missing_binding(root, version=None, prefix=None, in_venv=None):
@@ -43,7 +59,7 @@ def missing_binding(root, version=None, prefix=None, in_venv=None):
     if root.command("dpkg-query", "-W", "-f", "${Status}", PACKAGE) == "install ok installed":
         told = "package %s is installed, its files are gone: sudo apt-get install --reinstall %s" % (PACKAGE, PACKAGE)
     if root.exists("/usr/src/tensorrt/bin/trtexec"):
-        told += " (or have trtexec used, which is here and needs no Python)"
+        told += _OR_TRTEXEC
     return "%s: %s" % (PLAIN, told)
 
 

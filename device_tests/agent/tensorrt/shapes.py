@@ -1,6 +1,7 @@
 """The shapes that inputs with open sizes are built for."""
 
 from device_tests.agent.protocol import Refusal
+from device_tests.agent.runners import Input
 
 
 def ranges(inputs, asked):
@@ -37,6 +38,26 @@ def ranges(inputs, asked):
             "sizes besides the batch are open (%s): say the smallest, likeliest and largest shape" % ", ".join(missing),
         )
     return found
+
+
+def one_at_a_time(name, shape, dtype):
+    """An input as samples are run: one after the other.
+
+    Args:
+        name: of the input.
+        shape: with the batch, an open size is -1.
+        dtype: numpy's.
+
+    Raises:
+        Refusal: "model-refused": it takes more than one sample at a time.
+    """
+    if not shape or shape[0] not in (1, -1):
+        raise Refusal(
+            "model-refused",
+            "its batch size is fixed (input shape %s) and samples are measured one at a time: "
+            "export it with batch size 1 or a dynamic batch" % shape,
+        )
+    return Input(name=name, shape=[size if size >= 0 else None for size in shape[1:]], dtype=dtype, quantization=None)
 
 
 def _check(name, shape, asked):

@@ -52,6 +52,22 @@ class TimingCache:
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         engines.write_whole(self.path, cache.serialize())
 
+    def lend(self, folder):
+        """A copy in that folder, for a program that keeps one itself; its path. The file need not be there."""
+        path = os.path.join(folder, "timing.cache")
+        content = self._read(self.path) or (self._read(self._given) if self._given else None)
+        if content:
+            engines.write_whole(path, content)
+        return path
+
+    def take_back(self, path):
+        """Keeps what the program has written, and removes the copy."""
+        content = self._read(path)
+        if content:
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
+            engines.write_whole(self.path, content)
+            os.remove(path)
+
     def told(self):
         """{"path", "sha256", "size_bytes"} for whoever fetches it; None where there is none."""
         content = self._read(self.path)

@@ -91,7 +91,19 @@ def _build_once(tool, onnx_path, plan_path, options, limits, log, deadline, timi
     return notes + _chosen(log)
 
 
-def measure(tool, plan_path, options, folder, log, deadline, nodes=(), seconds=SECONDS, runs=RUNS):
+def measure(
+    tool,
+    plan_path,
+    options,
+    folder,
+    log,
+    deadline,
+    nodes=(),
+    seconds=SECONDS,
+    runs=RUNS,
+    warm_up_ms=WARM_UP_MS,
+    with_layers=True,
+):
     """Times an engine.
 
     Args:
@@ -104,6 +116,8 @@ def measure(tool, plan_path, options, folder, log, deadline, nodes=(), seconds=S
         nodes: of the ONNX file, for the layers' sources.
         seconds: at least so long.
         runs: at least so many.
+        warm_up_ms: before what is timed.
+        with_layers: which layers there are and how long each takes, in runs of their own.
 
     Returns:
         {"tool", "version", "runs", "samples": of `trtexec_times.times`, "percentiles": {part: {"50": ms, ...}} by
@@ -118,21 +132,21 @@ def measure(tool, plan_path, options, folder, log, deadline, nodes=(), seconds=S
         plan_path,
         paths["times"],
         options,
-        WARM_UP_MS,
+        warm_up_ms,
         seconds,
         runs,
         options.get("inputs"),
         options.get("shapes"),
-        paths["profile"],
-        paths["layers"],
+        paths["profile"] if with_layers else None,
+        paths["layers"] if with_layers else None,
     )
     _forget(*paths.values())
     status = tool.run(arguments, deadline, log)
     if status:
         raise trtexec_failures.run_failed(status, log)
     notes += _chosen(log)
-    samples = trtexec_times.times(paths["times"], WARM_UP_MS)
-    rows, names = _layers(tool.version, paths, nodes, notes)
+    samples = trtexec_times.times(paths["times"], warm_up_ms)
+    rows, names = _layers(tool.version, paths, nodes, notes) if with_layers else (None, [])
     return {
         "tool": tool.name,
         "version": tool.text,
