@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgesmith.report.figures import NA, Row, byte_size, milliseconds, one_line
-from edgesmith.result import EngineLayerRecord, EnginePartRecord, EngineRecord, Result, TrtexecRecord
+from edgesmith.result import DeviceResult, EngineLayerRecord, EnginePartRecord, EngineRecord, Result, TrtexecRecord
 
 MOST_LAYERS = 10
+_ASKED = ("dla_core", "cuda_graph", "cuda", "workspace_bytes", "optimization_level", "version_compatible", "trtexec")
+"""Options that only the user sets; the others follow from the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,7 @@ class EngineView:
 
 def views(rows: Sequence[Row]) -> tuple[EngineView, ...]:
     """The engines of one device."""
-    return tuple(_view(row.record.target, row.record.variant, row.record.engine) for row in rows if row.record.engine)
+    return tuple(_view(row.record, row.record.engine) for row in rows if row.record.engine)
 
 
 def lines(result: Result) -> tuple[str, ...]:
@@ -52,13 +55,20 @@ def lines(result: Result) -> tuple[str, ...]:
     )
 
 
-def _view(target: str, variant: str, engine: EngineRecord) -> EngineView:
+def _view(of: DeviceResult, engine: EngineRecord) -> EngineView:
+    asked = asked_for(of.artifact.build) if of.artifact else ""
     return EngineView(
-        of=f"{target} {variant}",
+        of=f"{of.target} {of.variant}",
         fake=engine.fake,
-        facts=tuple(_facts(engine)),
+        facts=(*((("Asked for", asked),) if asked else ()), *_facts(engine)),
         layers=tuple(_layer(layer) for layer in engine.layers[:MOST_LAYERS] if layer.time_ms is not None),
     )
+
+
+def asked_for(build: Mapping[str, Any]) -> str:
+    """What the user's `tensorrt:` added to how an artifact is built and run, for people; empty where nothing."""
+    asked = {name: build[name] for name in _ASKED if name in build}
+    return ", ".join(name if value is True else f"{name} {value}" for name, value in asked.items())
 
 
 def _facts(engine: EngineRecord) -> list[tuple[str, str]]:

@@ -172,10 +172,11 @@ def test_int8_is_built_kept_built_anew_for_another_tensorrt_and_measured(trained
 
     assert built.gpu.startswith("NVIDIA Jetson")
 
-    again, _ = way(trained, tensorrt={"cuda_graph": True})
+    again, folder = way(trained, tensorrt={"cuda_graph": True})
     assert (engine(again).cached, engine(again).because, engine(again).key) == (True, "", built.key)
     assert (again.work.measurements, again.work.compiled_artifacts) == (2, 0)
     asked = row(again)
+    assert "<dt>Asked for</dt><dd>cuda_graph</dd>" in (folder / "report.html").read_text()
     assert asked.artifact is not None
     assert asked.artifact.build["cuda_graph"] is True
     assert (asked.runner or "").endswith(", CUDA graph)")

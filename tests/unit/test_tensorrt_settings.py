@@ -17,6 +17,7 @@ from edgesmith.pipeline.build import Wanted, artifact_inputs, wanted_for
 from edgesmith.pipeline.plan import make_plan
 from edgesmith.pipeline.select import select_targets
 from edgesmith.pipeline.store import Store
+from edgesmith.report.engines import asked_for
 from edgesmith.types import Artifact, BoardInfo, Device, Model, Scheme, Signature
 from targets.base import RuntimeFacts
 from tests.tensorrt_requests import ORIN_JP6
@@ -137,6 +138,12 @@ def test_files_for_other_processors_have_other_names():
         for isa in ("aarch64", "x86_64-no-vnni")
     ]
     assert [item.file_name for item in items] == ["float-float32-aarch64", "float-float32-x86_64-no-vnni"]
+
+
+def test_the_report_says_what_was_asked(tmp_path: Path):
+    settings = config(tmp_path, "{dla_core: 1, cuda_graph: true, build_timeout_seconds: 60}").config
+    assert asked_for(tensorrt_settings.as_asked(onnx(), settings).build) == "dla_core 1, cuda_graph"
+    assert asked_for(onnx().build) == ""
 
 
 # What is refused.
