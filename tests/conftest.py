@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 pytest_plugins = ("tests.ssh_boards", "tests.devices_desk", "tests.lab.fixtures")
@@ -17,8 +18,17 @@ NEED_A_LAB = {"netns", "arm64"}
 EXPECTED_SKIPS = ROOT / "tests" / "expected_skips.txt"
 
 
-def pytest_configure() -> None:
-    """A shell that runs us in the background has Ctrl-C ignored, and what tests start would inherit that."""
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("search", derandomize=False)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Examples are the same ones every time, unless somebody looks for new ones: a change is judged, not luck.
+
+    A shell that runs us in the background has Ctrl-C ignored, and what tests start would inherit that.
+    """
+    if not config.getoption("--hypothesis-profile"):
+        hypothesis.settings.load_profile("repeatable")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

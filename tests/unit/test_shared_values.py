@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -52,7 +52,8 @@ def test_shared_values_are_told_from_small_kernels(kernel: Any, expected: bool):
     seed=st.integers(0, 10_000),
 )
 def test_factors_are_found_again(shape: tuple[int, int], values: int, zeros: float, seed: int):
-    """Also where no channel holds all values: 9 weights of 16 values."""
+    """Also where no channel holds all values: 9 weights of 16 values. With half of those zero, too few are shared."""
+    assume(values < 16 or zeros == 0 or shape[1] > 9)
     plain = clustered(*shape, values, zeros=zeros, seed=seed)
     kernel = folded(plain, seed)
     found = shared_values.factors(kernel.astype(np.float64))
