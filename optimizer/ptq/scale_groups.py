@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.ptq.union_find import UnionFind
+from optimizer.union_find import UnionFind
 
 Ids = NDArray[np.int64]
 

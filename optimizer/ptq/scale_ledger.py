@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from optimizer.ptq.scale_groups import UNSCALED, Channels, Ids
-from optimizer.ptq.union_find import UnionFind
+from optimizer.union_find import UnionFind
 
 NONE: Ids = np.full((), UNSCALED, np.int64)
 """For a constant that takes nothing up."""
