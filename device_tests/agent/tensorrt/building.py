@@ -55,9 +55,10 @@ def build(
         wanted = identity.identity(options, here.version, here.compute, here.gpu)
         key, store = identity.key(wanted), engines.Engines(folder)
         known = TimingCache(folder, here.version, here.compute)
-        if not rebuild and store.is_sound(key):
+        why = "it was to be built again" if rebuild else memory_plan.why_again(store.record(key), options)
+        if why is None and store.is_sound(key):
             return _told(store, store.record(key), known, cached=True)
-        because = "it was to be built again" if rebuild else store.why_not(wanted)
+        because = why or store.why_not(wanted)
         free_bytes = None if here.cuda.attribute("integrated") else here.cuda.memory()[0]
         limits = memory_plan.plan(
             root,
