@@ -12,7 +12,7 @@ from device_tests.session import BoardSession
 from edgesmith.doctor.cuda_providers import Provider, providers
 from edgesmith.doctor.files_there import Fetched
 from edgesmith.doctor.models.catalog import Specimen, specimen
-from edgesmith.doctor.running import LONG, SHORT, deviation, judged, measured
+from edgesmith.doctor.running import deviation, judged, measured
 from edgesmith.doctor.trial import Outcome, Trial
 from edgesmith.errors import BoardError, BuildRefused
 from edgesmith.types import Measurement
@@ -65,7 +65,7 @@ class TensorRtTrials:
             self._fetched.failed_build(session, name)
             raise
         self._fetched.engine(session, name, built.key)
-        taken = measured(session, one, LONG)
+        taken = measured(session, one)
         if taken.outputs is not None:
             self._taken.setdefault(precision, taken)
         return judged(name, precision, one, taken, self._compute)
@@ -130,7 +130,7 @@ class TensorRtTrials:
         if precision is None:
             return _nothing(name)
         one, before = self._specimen(precision, **options), self._taken[precision]
-        taken = measured(session, one, SHORT)
+        taken = measured(session, one, short=True)
         bits, off = taken.outputs_sha256 == before.outputs_sha256, _difference(taken, before)
         same = bits or (off is not None and off <= _SAME)
         how = "the same bits" if bits else f"a difference of {off:.1e}" if off is not None else "no numbers"
@@ -162,7 +162,7 @@ class TensorRtTrials:
     def _try_dla(self, session: BoardSession, name: str, one: Specimen) -> Trial:
         built = session.build(one.artifact)
         self._fetched.engine(session, name, built.key)
-        found = judged(name, "float16", one, measured(session, one, SHORT), self._compute)
+        found = judged(name, "float16", one, measured(session, one, short=True), self._compute)
         notes = "; ".join(note for note in built.notes if note.startswith("DLA"))
         return replace(found, text="; ".join(filter(None, (found.text, notes))))
 
