@@ -131,6 +131,11 @@ def test_what_a_version_cannot_do_is_noted():
     assert told == ["this TensorRT has no inspector: what its layers are is not told"]
 
 
+def test_the_code_in_a_version_compatible_engine_is_run_only_where_it_is_told_to():
+    assert "--versionCompatible" in _measure((8, 6, 2), {"version_compatible": True})
+    assert "--versionCompatible" not in _measure((8, 6, 2), {})
+
+
 def test_version_compatible_engines_begin_with_8_6():
     with pytest.raises(Refusal, match=r"TensorRT 8\.5\.2 cannot build version-compatible") as caught:
         _build((8, 5, 2), {"version_compatible": True})
