@@ -21,7 +21,6 @@ from device_tests.session import BoardSession
 from edgesmith import power_rows, trtexec_rows
 from edgesmith.config import DataSource, TensorRt
 from edgesmith.errors import ConfigError, InfrastructureError, PowerModeRefused
-from edgesmith.pipeline import tensorrt_settings
 from edgesmith.power_sweep import ModeSweep, Taken
 from edgesmith.progress import Progress
 from edgesmith.report.live import board_row
@@ -207,6 +206,8 @@ def _asked(artifact: Artifact, settings: TensorRt | None) -> Artifact:
         raise ConfigError(
             f"--tensorrt: {artifact.path.name} is no .onnx: TensorRT has no part in it.", next_step="Leave it out."
         )
+    from edgesmith.pipeline import tensorrt_settings
+
     return tensorrt_settings.as_asked(tensorrt_ready.adopt(artifact), settings)
 
 

@@ -22,14 +22,14 @@ def opset(config: Config, target: str) -> int | None:
     return config.tensorrt.opset if target == TARGET else None
 
 
-def as_asked(artifact: Artifact, config: Config) -> Artifact:
+def as_asked(artifact: Artifact, settings: TensorRt) -> Artifact:
     """An artifact with the user's options among its own. Its file is the same: the board builds and runs it otherwise.
 
     No DLA computes in float32, so a float32 file stays on the GPU.
     """
     if artifact.target != TARGET:
         return artifact
-    options = config.tensorrt.options()
+    options = settings.options()
     if artifact.precision == Scheme.NONE.precision:
         options.pop("dla_core", None)
     return replace(artifact, build={**artifact.build, **options})
@@ -67,6 +67,22 @@ def findings(config: Config, judged: Collection[str]) -> tuple[Finding, ...]:
         "model compares the DLA with the GPU."
     )
     return (Finding(severity="info", code="float_on_gpu", text=text),)
+
+
+def refuse_ready(loaded: LoadedConfig, artifact: Artifact, device: Device, info: BoardInfo | None) -> None:
+    """`refuse`, for a file that is written already.
+
+    Raises:
+        ConfigError: as `refuse`; or an operator set is asked for.
+    """
+    if artifact.target != TARGET:
+        return
+    if loaded.config.tensorrt.opset is not None:
+        raise ConfigError(
+            f"{loaded.where(_SECTION, 'opset')}: opset: {artifact.path.name} is ready: nothing writes it anew.",
+            next_step="Leave it out, or give the model that the file was made from.",
+        )
+    refuse(loaded, device, info)
 
 
 def refuse(loaded: LoadedConfig, device: Device, info: BoardInfo | None) -> None:
