@@ -182,7 +182,7 @@ def test_a_dla_that_is_not_there_or_cannot_compute_is_refused(start: Start):
         "DLA core 2 was asked for; TensorRT 8.5.2.2 finds 2 here",
         2,
     )
-    assert "fp16 or int8" in refused("bad-params", lambda: board.build(path, {"dla_core": 0})).message
+    assert "fp16 or int8" in refused("no-dla", lambda: board.build(path, {"dla_core": 0})).message
 
 
 @pytest.mark.parametrize(("compute", "has"), [("5.3", False), ("7.2", False), ("8.7", True), ("11.0", True)])

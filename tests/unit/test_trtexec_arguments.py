@@ -143,7 +143,7 @@ def test_version_compatible_engines_begin_with_8_6():
 
 
 def test_a_dla_computes_in_no_float32():
-    with pytest.raises(Refusal, match="name a precision"):
+    with pytest.raises(Refusal, match="in fp16 or int8, not in float32"):
         _build((8, 6, 2), {"dla_core": 0})
     assert "--useDLACore=0" in _build((11, 4, 1), {"dla_core": 0})
 

@@ -219,7 +219,7 @@ class _Build:
             told = "DLA core %d was asked for; TensorRT %s finds %d here" % (core, self._here.version, cores)
             raise Refusal("no-dla", told, cores=cores)
         if api.has_precision_flags(trt) and not self._wanted["precision"]:
-            raise Refusal("bad-params", "a DLA computes in fp16 or int8, not in float32: name a precision")
+            raise Refusal("no-dla", "a DLA computes in fp16 or int8, not in float32")
         api.use_dla(trt, config, core)
         takes, total = api.layers_on_dla(network, config)
         self._notes.append("DLA core %d can take %d of %d layers; the GPU computes the others" % (core, takes, total))

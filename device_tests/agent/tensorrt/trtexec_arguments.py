@@ -66,7 +66,7 @@ def build(version, onnx_path, plan_path, options, workspace_bytes=None, level=No
         found.append("--versionCompatible")
     if options.get("dla_core") is not None:
         if version < TYPED and not precision:
-            raise Refusal("bad-params", "a DLA computes in fp16 or int8, not in float32: name a precision")
+            raise Refusal("no-dla", "a DLA computes in fp16 or int8, not in float32")
         found += ["--useDLACore=%d" % options["dla_core"], "--allowGPUFallback"]
     if ranges:
         for place, name in enumerate(("--minShapes=", "--optShapes=", "--maxShapes=")):
