@@ -9,6 +9,7 @@ from edgesmith.pipeline.build import Built
 from edgesmith.result import EngineRecord
 from edgesmith.types import Engine, Finding, Measurement
 
+FAKE_TRTEXEC = "FAKE trtexec: a stand-in that runs nothing. Its latency is scripted, and says nothing of a Jetson's."
 FAKE = (
     "FAKE TensorRT: a stand-in that runs the file on this board's CPU. Its latency says nothing of a Jetson's, its "
     "outputs are those of the file."
@@ -33,7 +34,7 @@ def findings(built: Built, measured: Measurement) -> tuple[Finding, ...]:
     found = [Finding(severity="info", code="engine", text=_built(engine))]
     found += trtexec_rows.alone(measured)
     if engine.fake:
-        found.append(Finding(severity="warning", code="fake_runtime", text=FAKE))
+        found.append(Finding(severity="warning", code="fake_runtime", text=FAKE_TRTEXEC if engine.builder else FAKE))
     if built.in_float:
         text = (
             f"The board's TensorRT has no int8 kernel for {', '.join(built.in_float)}: there it is computed in float."

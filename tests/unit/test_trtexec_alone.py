@@ -16,6 +16,7 @@ from device_tests.agent.reading import Root
 from device_tests.agent.runners import tensorrt as runner_file
 from device_tests.agent.tensorrt import trtexec, trtexec_alone, trtexec_here
 from device_tests.fake_jetson.trtexec_tool import PLACE, write_trtexec
+from tests.board_trees import Tree
 from tests.fake_tensorrt_board import Board, network, pictures
 
 FP16 = {"precision": ["fp16"]}
@@ -88,6 +89,17 @@ def test_it_builds_once_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [round(sum(part) * 1e6) for part in parts[:20]] == timed[:20]
     assert len(runner.layers(sample, 20)) == 5
     assert "sudo apt-get install python3-libnvinfer" in runner.next_step
+
+
+@needs_compiler
+def test_where_it_is_not_to_be_used_the_way_to_the_binding_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    board = _board(tmp_path, monkeypatch, "8.6")
+    Tree(tmp_path / "root").write("/usr/lib/aarch64-linux-gnu/libnvinfer.so.8", "")
+    path, options = board.put(network()), {"cuda": "ctypes", "trtexec": "never"}
+    asked = {"runner": "tensorrt", "path": path, "options": options, "folder": board.engines.root}
+    with pytest.raises(Refusal, match=r"sudo apt-get install python3-libnvinfer \(or have trtexec used") as caught:
+        child.Child().build(asked, Deadline(60), lambda **_: None)
+    assert caught.value.code == "runtime-missing"
 
 
 @needs_compiler
