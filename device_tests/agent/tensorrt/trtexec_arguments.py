@@ -85,7 +85,8 @@ def measure(
         version: of TensorRT, as numbers.
         plan_path: the engine.
         times: where each query's times go.
-        options: "dla_core", "version_compatible"; "cuda_graph", "spin_wait", "no_transfers", "overlap": those change what is measured.
+        options: "dla_core", "version_compatible"; "cuda_graph", "spin_wait", "no_transfers", "overlap": those change
+            what is measured.
         warm_up_ms: milliseconds, as trtexec wants it, and not a number of runs.
         seconds: at least so long.
         runs: at least so many.
