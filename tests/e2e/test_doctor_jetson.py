@@ -38,10 +38,11 @@ def start(nobodys_ssh_setup: None, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(running, name, few)
     with folder_for_boards() as folder, InProcessBoard(folder / "board") as server:
 
-        def started(jetpack: str, *, dla_cores: int = 0, **environment: str) -> FakeJetson:
-            jetson = FakeJetson(tmp_path / "jetson", jetpack, environment)
+        def started(jetpack: str, *, dla_cores: int = 0, binding: bool = True, **environment: str) -> FakeJetson:
+            jetson = FakeJetson(tmp_path / "jetson", jetpack, environment, binding=binding)
             kind = jetson.kind
-            write_site(tmp_path / "jetson" / "site", kind.tensorrt, compute=kind.compute, dla_cores=dla_cores)
+            if binding:
+                write_site(tmp_path / "jetson" / "site", kind.tensorrt, compute=kind.compute, dla_cores=dla_cores)
             server.greeting = jetson.greeting
             write_inventory(tmp_path, jetson.device(server))
             return jetson
@@ -98,6 +99,7 @@ def test_every_jetpack_is_shown_and_tested(start: Start, jetpack: str):
         2e-3 if kind.compute >= "8" or kind.compute == "11.0" else 1e-4
     )
     assert tensorrt["tensorrt cache"]["engine"]["cached"]
+    assert tensorrt["tensorrt trtexec"]["engine"]["trtexec"]["p50_ms"] > 0
     for name in ("tensorrt CUDA graph", "tensorrt by ctypes"):
         assert tensorrt[name]["outcome"] == "ok"
         assert "the same bits as float32" in tensorrt[name]["text"]
@@ -150,3 +152,20 @@ def test_builds_that_fail_do_not_end_the_other_trials_and_leave_their_logs(start
     assert found["onnxruntime float32"]["outcome"] == "ok"
     with zipfile.ZipFile(told["boards"][0]["bundle"]) as bundle:
         assert "OutOfMemory" in bundle.read("engines/tensorrt-int8/failed-build.log").decode()
+
+
+def test_without_the_binding_trtexec_builds_and_times_and_no_answer_is_judged(start: Start):
+    start("6.2", binding=False)
+    done = doctor("--json")
+    told = json.loads(done.stdout)
+    assert done.exit_code == 0
+    found = trials(told)
+    assert [found[name]["outcome"] for name in PRECISIONS] == ["--"] * 3
+    for name in PRECISIONS:
+        assert found[name]["text"].startswith("FAKE TensorRT: its answers are not known: ")
+        assert found[name]["largest_error"] is None
+        assert found[name]["measured"]["latency_ms"]["p50"] > 0
+    assert found["tensorrt cache"]["outcome"] == "ok"
+    assert "tensorrt CUDA graph" not in found
+    rows = {row["name"]: row["text"] for row in told["rows"]}
+    assert "by trtexec alone" in rows["jetson: TensorRT"]

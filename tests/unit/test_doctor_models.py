@@ -18,6 +18,7 @@ import targets
 from edgesmith.doctor.models import HERE, MANIFEST, catalog, samples
 from edgesmith.doctor.models.catalog import TOLERANCES, specimen, tolerance
 from targets.tensorrt_rules import violations
+from tests import rtx
 
 Array = NDArray[Any]
 NAMES = tuple(json.loads((HERE / MANIFEST).read_text()))
@@ -175,3 +176,18 @@ def _running_sum(terms: Any, sums: type[np.floating[Any]]) -> Array:
     for term in terms:
         total = (total + term.astype(sums)).astype(sums)
     return total.astype(np.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in TENSORRT if name.endswith(("int8", "typed-float16"))])
+def test_nvidias_own_parser_and_builder_take_it(name: str):
+    """TensorRT-RTX, which needs no GPU to build; it is not the TensorRT of a Jetson."""
+    proto = onnx.load(specimen(name).artifact.path)
+    answer = rtx.ask(proto)
+    assert answer.built, answer.errors
+    convolutions = [node.name for node in proto.graph.node if node.op_type == "Conv"]
+    assert len(convolutions) == 4
+    if name.endswith("int8"):
+        assert [node for node in convolutions if not answer.in_int8(node)] == []
+    else:
+        assert answer.operands == {"Half"}
