@@ -113,5 +113,5 @@ def refuse(loaded: LoadedConfig, device: Device, info: BoardInfo | None) -> None
         has = f"{profile.title} has no DLA" if not cores else f"{profile.title} has the DLA cores 0 to {cores - 1}"
         raise refusal("dla_core", has, on_gpu if not cores else "Choose one of them, or leave it out.")
     if reads is not None and not reads.dla:
-        why = f"{reads.label} uses no DLA. Those up to 10.7 do, and 11.4.1 on AGX Orin does again"
-        raise refusal("dla_core", f"{why}; JetPack 7 has none from JetPack 7.0 to 7.2.1", on_gpu)
+        why = f"{reads.label} uses no DLA. Those up to 10.7 do, and 11.4.1 on AGX Orin does again; none of JetPack 7.0"
+        raise refusal("dla_core", f"{why} to 7.2.1 does", on_gpu)
