@@ -57,6 +57,7 @@ def test_both_figures_are_told_with_what_differs(tmp_path: Path):
     )
     assert told in page
     assert "1.25 times that" in page
+    assert "alone, latency is its own figure" not in page
     assert "Both run one query at a time. The &lt;rest&gt; differs." in page
     assert f"orin, onnxruntime compressed: {told}" in render_markdown(run.result)
     path = tmp_path / "result.json"
@@ -78,4 +79,5 @@ def test_an_engine_of_trtexecs_has_times_and_no_accuracy(tmp_path: Path):
     page = render_html(run.result, run.run_dir)
     assert "compute capability 8.7, by trtexec of TensorRT 10.3.0" in page
     assert why in page
+    assert "alone, latency is its own figure" in page
     assert why in render_markdown(run.result)
