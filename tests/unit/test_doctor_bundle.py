@@ -76,6 +76,21 @@ def test_names_that_are_words_go_only_where_they_stand_for_somebody():
     assert redacted("jetson-orin-nano is orin, orin.local") == "jetson-orin-nano is <board>, <board>.local"
 
 
+def test_what_an_alias_of_the_ssh_config_means_goes_too(nobodys_ssh_setup: None):
+    folder = Path.home() / ".ssh"
+    folder.mkdir()
+    (folder / "config").write_text(
+        "Include conf.d/*\nHost lab\n  HostName=deep.example.net\n  User carolyn\n  Port 20044\n"
+    )
+    (folder / "conf.d").mkdir()
+    (folder / "conf.d" / "more").write_text("Host *\n  ProxyJump dora@gate.example.net:20055\n")
+    redacted = Redactor(replace(HOSTILE, host="lab", user="", jump="")).text
+    found = redacted(
+        "lab is carolyn@deep.example.net:20044 by dora@gate.example.net, port 20055; carolyn, gate.example.net"
+    )
+    assert found == "<board> is <user>@<board> by <user>@<board>, port <port>; <user>, <board>"
+
+
 def test_keys_and_lists_are_looked_into():
     found = Redactor(HOSTILE).value({"annschmidt": ["orin7", 20022, None, {"a": "10.0.0.1"}]})
     assert found == {"<user>": ["<board>", 20022, None, {"a": "<address>"}]}
