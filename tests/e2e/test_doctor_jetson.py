@@ -75,6 +75,7 @@ def test_every_jetpack_is_shown_and_tested(start: Start, jetpack: str):
     assert rows["jetson: TensorRT"]["text"].startswith(f"FAKE: {kind.tensorrt.rsplit('.', 1)[0]}")
     assert rows["jetson: CUDA provider"]["text"].startswith(f"FAKE: ctypes: CUDA {kind.cuda}")
 
+    assert rows["jetson: self-test"]["text"].startswith("FAKE: all ")
     found = trials(told)
     tensorrt = {name: trial for name, trial in found.items() if name.startswith("tensorrt")}
     assert all(trial["text"].startswith("FAKE TensorRT: ") for trial in tensorrt.values())

@@ -130,15 +130,17 @@ def test_wrong_answers_are_exit_3_and_the_trial_is_named(tmp_path: Path, monkeyp
     expected["onnxruntime-float32"][3][4] += 0.1
     (models / "expected.json").write_text(json.dumps(expected))
     monkeypatch.setattr(catalog, "HERE", models)
+    monkeypatch.setenv("EDGE_EMULATED", "1")
     # What is damaged here is refused by the board's runtime: another failure, and the others go on.
     (models / "tflite-int8.tflite").write_bytes(b"no model")
     done = doctor("--device", "local")
     assert done.exit_code == 3
-    assert "2 of 4 trials FAILED: tflite int8, onnxruntime float32" in done.stdout
+    assert "EMULATED: 2 of 4 trials FAILED: tflite int8, onnxruntime float32" in done.stdout
     lines = {line[7:33].strip(): line for line in done.stdout.splitlines()}
     assert "WRONG: error 5.7e-02, 1e-04 allowed" in lines["onnxruntime float32"]
     assert lines["tflite int8"].startswith("FAILED")
     assert lines["onnxruntime int8"].startswith("ok ")
+    assert lines["onnxruntime int8"].endswith(", emulated")
     with zipfile.ZipFile("edgesmith-doctor-local.zip") as bundle:
         failed = json.loads(bundle.read("doctor.json"))["self_test"]["trials"][2]
     assert (failed["name"], failed["outcome"]) == ("onnxruntime float32", "FAILED")
