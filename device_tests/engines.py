@@ -160,6 +160,7 @@ def _on_the_board(artifact: Artifact, inputs: Mapping[str, str], request: PowerR
 def _trtexec_times(told: Mapping[str, Any], engine: Engine) -> TrtexecTimes:
     percentiles = told["percentiles"]
     return TrtexecTimes(
+        tool=told["tool"],
         version=told["version"],
         p50_ms=percentiles["latency_ms"]["50"],
         p95_ms=percentiles["latency_ms"]["95"],
@@ -176,7 +177,10 @@ def _trtexec_times(told: Mapping[str, Any], engine: Engine) -> TrtexecTimes:
 def _refusal(session: BoardSession, artifact: Artifact, refused: Refused) -> BuildRefused:
     where = f"{session.device.name}: {artifact.path.name} (tensorrt)"
     log = refused.facts.get("log")
-    steps = [_NEXT.get(refused.code, refused.next_step), f"The build's log is on the board: {log}" if log else ""]
+    step = _NEXT.get(refused.code, refused.next_step)
+    if refused.code == "no-gpu" and artifact.build.get("cuda", "auto") != "auto":
+        step = "`tensorrt: {cuda: auto}` takes what the board has for calling CUDA."
+    steps = [step, f"The build's log is on the board: {log}" if log else ""]
     return BuildRefused(
         f"{where}: no engine was built: {refused.message}.",
         code=refused.code,

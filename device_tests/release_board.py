@@ -71,12 +71,22 @@ class ModelReleases:
     problem: str | None
     releases: tuple[Release, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """For --json."""
+    @property
+    def has_engines(self) -> bool:
+        """Whether any release runs an engine of its own."""
+        return any(release.manifest is not None and release.manifest.engine is not None for release in self.releases)
+
+    def as_dict(self, tensorrt: str | None = None) -> dict[str, Any]:
+        """For --json.
+
+        Args:
+            tensorrt: the version that the board has now, where it is known.
+        """
         releases = [
             {
                 "version": release.version,
                 "problem": release.problem,
+                "stale_engine": (release.manifest.stale_engine(tensorrt) or None) if release.manifest else None,
                 "manifest": release.manifest and release.manifest.model_dump(mode="json"),
             }
             for release in self.releases

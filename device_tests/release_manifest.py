@@ -179,6 +179,12 @@ class Manifest(Part):
         """Of the model's file."""
         return next(entry.sha256 for entry in self.files if entry.file == self.model)
 
+    def stale_engine(self, tensorrt: str | None) -> str:
+        """Why its engine does not run with the TensorRT that the board has now; empty where it does, or has none."""
+        if self.engine is None or tensorrt in (None, self.engine.tensorrt) or self.build.get("version_compatible"):
+            return ""
+        return f"its engine is for TensorRT {self.engine.tensorrt}, {tensorrt} is there now: deploy again"
+
     def same_content(self, other: Manifest) -> bool:
         """Whether both would give an application the same: figures, times and the release before may differ."""
         return all(

@@ -162,8 +162,13 @@ def roll_back(
     return tuple(_each(fleet, boards, work, name, judges=False).values())
 
 
-def listing(models: Sequence[ModelReleases]) -> tuple[str, ...]:
-    """A board's releases as lines for people."""
+def listing(models: Sequence[ModelReleases], tensorrt: str | None = None) -> tuple[str, ...]:
+    """A board's releases as lines for people.
+
+    Args:
+        models: what is there.
+        tensorrt: the version that the board has now, where it is known.
+    """
     lines = []
     for model in models:
         if not model.releases and model.problem is None:
@@ -174,6 +179,8 @@ def listing(models: Sequence[ModelReleases]) -> tuple[str, ...]:
             if release.version == model.current and model.unconfirmed:
                 mark = "* current, never confirmed: the next deploy or rollback goes back"
             lines.append(f"  {release.version}  {_release_text(release.manifest, release.problem)}  {mark}".rstrip())
+            if release.manifest is not None and (stale := release.manifest.stale_engine(tensorrt)):
+                lines.append(f"    {stale}")
     return tuple(lines) or ("nothing is released there",)
 
 

@@ -203,7 +203,12 @@ def releases(
     def look(device: Device) -> Shown:
         with _session(device, progress, greet=False) as session:
             found = list_releases(session, model or None)
-        return Shown({"device": device.name, "models": [one.as_dict() for one in found]}, listing(found))
+        tensorrt = None
+        if any(one.has_engines for one in found):  # whether they still run is a matter of the version there
+            with _session(device, progress, greet=True) as session:
+                tensorrt = session.info.runtimes.get("tensorrt")
+        models = [one.as_dict(tensorrt) for one in found]
+        return Shown({"device": device.name, "models": models}, listing(found, tensorrt))
 
     _each(names, devices_file, look, as_json=as_json)
 

@@ -113,7 +113,7 @@ def _print_rows(rows: tuple[Row, ...]) -> None:
 
 
 def _print_trials(name: str, tested: SelfTest) -> None:
-    typer.echo(f"Self-test of {name}: {tested.verdict()}{' (FAKE)' if tested.fake else ''}")
+    typer.echo(f"Self-test of {name}: {tested.verdict()}")
     for trial in tested.trials:
         typer.echo(f"{trial.outcome:6} {trial.name:26} {trial.text}")
         if trial.next_step:

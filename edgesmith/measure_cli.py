@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgesmith.cli_options import Json, LockClocks, Quiet, print_json
 from edgesmith.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgesmith.config import TensorRt
 
 
 class Sweep(enum.StrEnum):
@@ -38,6 +41,10 @@ def measure(
     threads: Annotated[int, typer.Option(help="Threads of the runtime.")] = 1,
     power_mode: Modes = None,
     lock_clocks: LockClocks = False,
+    tensorrt: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE as under `tensorrt:` of a config: an .onnx is TensorRT's then; repeat."),
+    ] = None,
     sweep: Annotated[
         Sweep | None,
         typer.Option(
@@ -71,6 +78,7 @@ def measure(
         threads=threads,
         power=PowerRequest(mode=modes[0] if modes and sweep is None else None, lock_clocks=lock_clocks),
         sweep=None if sweep is None else ModeSweep(modes),
+        tensorrt=_settings(tensorrt) if tensorrt else None,
         lease_wait_s=lease_wait,
         progress=ConsoleProgress(quiet=quiet or as_json),
     )
@@ -79,3 +87,23 @@ def measure(
         return
     for line in [row.text for row in rows] if sweep is None else table(rows):
         typer.echo(line)
+
+
+def _settings(options: list[str]) -> TensorRt:
+    """What `--tensorrt` asks for.
+
+    Raises:
+        ConfigError: no KEY=VALUE, an unknown key, a wrong value; or an operator set, which the file has already.
+    """
+    from edgesmith import yaml_lines
+    from edgesmith.config import TensorRt
+
+    pairs = [option.partition("=") for option in options]
+    for option, (_, equals, _value) in zip(options, pairs, strict=True):
+        if not equals:
+            raise ConfigError(f"--tensorrt {option}: no KEY=VALUE.", next_step="For example: cuda_graph=true.")
+    text = "\n".join(f"{key}: {value}" for key, _, value in pairs)
+    settings = yaml_lines.parse(Path("--tensorrt"), text, what="option").check(TensorRt)
+    if settings.opset is not None:
+        raise ConfigError("--tensorrt opset: the file is written already, in its own operator set.")
+    return settings

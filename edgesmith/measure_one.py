@@ -18,9 +18,9 @@ from device_tests.latency import summarise
 from device_tests.lease import owner
 from device_tests.quarantine import BoardStates, boards_folder
 from device_tests.session import BoardSession
-from edgesmith import power_rows
-from edgesmith.config import DataSource
-from edgesmith.errors import InfrastructureError, PowerModeRefused
+from edgesmith import power_rows, trtexec_rows
+from edgesmith.config import DataSource, TensorRt
+from edgesmith.errors import ConfigError, InfrastructureError, PowerModeRefused
 from edgesmith.power_sweep import ModeSweep, Taken
 from edgesmith.progress import Progress
 from edgesmith.report.live import board_row
@@ -36,6 +36,7 @@ from edgesmith.types import (
     SampleSet,
     Validity,
 )
+from targets import tensorrt_ready
 from targets.found import float_inputs, read_artifact
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def measure_artifact(
     progress: Progress,
     power: PowerRequest | None = None,
     sweep: ModeSweep | None = None,
+    tensorrt: TensorRt | None = None,
     lease_wait_s: float = 600.0,
 ) -> tuple[Row, ...]:
     """Measures a compiled model on each device; boards over a link side by side, this machine alone.
@@ -158,13 +160,15 @@ def measure_artifact(
         progress: where it tells how far it is.
         power: what each device is put into meanwhile; with a sweep, only whether its clocks are held.
         sweep: the power modes to go through; None measures once.
+        tensorrt: how the board is to build and run an .onnx by TensorRT, besides what the file says of itself; None:
+            as it says, and one that says nothing is ONNX Runtime's.
         lease_wait_s: how long each board is waited for while somebody else holds it.
 
     Raises:
         InputError: the model, the data or a device's name.
         InfrastructureError: no device could be measured.
     """
-    artifact = read_artifact(path)
+    artifact = _asked(read_artifact(path), tensorrt)
     specs = float_inputs(artifact)
     known = load_inventory(inventory or find_inventory(None))
     boards = [known.get(name) for name in dict.fromkeys(devices)]
@@ -193,6 +197,18 @@ def measure_artifact(
         for board in boards
         for mode, taken in outcomes[board.name]
     )
+
+
+def _asked(artifact: Artifact, settings: TensorRt | None) -> Artifact:
+    if settings is None:
+        return artifact
+    if artifact.format != "onnx":
+        raise ConfigError(
+            f"--tensorrt: {artifact.path.name} is no .onnx: TensorRT has no part in it.", next_step="Leave it out."
+        )
+    from edgesmith.pipeline import tensorrt_settings
+
+    return tensorrt_settings.as_asked(tensorrt_ready.adopt(artifact), settings)
 
 
 _Outcomes = tuple[tuple[str | None, Taken], ...]
@@ -259,7 +275,7 @@ def _row(measured: Measurement, held: SampleSet, metric: str, steps: Sequence[Re
         validity=measured.validity,
         reasons=measured.validity_reasons,
         recovery=tuple(step for step in steps if step.device == measured.device),
-        findings=power_rows.findings(measured),
+        findings=(*power_rows.findings(measured), *trtexec_rows.alone(measured)),
         **power_rows.figures(measured),
     )
 

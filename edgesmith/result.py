@@ -192,6 +192,7 @@ class EngineLayerRecord(Record):
 class TrtexecRecord(Record):
     """The same engine timed by NVIDIA's trtexec on the same board."""
 
+    tool: str
     version: str = Field(description="Of its TensorRT.")
     p50_ms: float = Field(
         description="Of trtexec's latency: inputs to the GPU, computing and outputs back, each by the GPU's clock."

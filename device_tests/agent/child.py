@@ -105,9 +105,8 @@ class Child:
         """Runs until the median stands still. Result: nanoseconds, whether it did, the clock's cost, notes."""
         self._timed = self._samples.timed(self._runner.inputs)
         if hasattr(self._runner, "settle"):
-            # No clock of ours is read.
             samples, flat = self._runner.settle(self._timed[0], params["max_s"], deadline)
-            return {"ns": samples, "flat": flat, "overhead_ns": 0, "notes": list(getattr(self._runner, "notes", ()))}
+            return {"ns": samples, "flat": flat, "overhead_ns": None, "notes": list(getattr(self._runner, "notes", ()))}
         with self.undisturbed():
             samples, flat = timing.warm_up(self._timed_run(), params["max_s"], self._clock)
         self._runs = len(samples)

@@ -1,7 +1,6 @@
 """A program of the board as a process of ours: in a group of its own, read line by line, surely ended."""
 
 import contextlib
-import ctypes
 import os
 import queue
 import signal
@@ -104,6 +103,8 @@ def _left(deadline):
 
 def _death_with_us():
     """For between fork and exec, where nothing may be imported: the C library is looked up before."""
+    import ctypes
+
     try:
         prctl = ctypes.CDLL(None).prctl
     except (OSError, AttributeError):

@@ -26,6 +26,9 @@ FAIL_BUILD = "EDGESMITH_FAKE_TENSORRT_FAIL_BUILD"
 MAX_LEVEL = "EDGESMITH_FAKE_TENSORRT_MAX_LEVEL"
 """The highest optimization level whose build does not run out of memory."""
 
+WRONG = "EDGESMITH_FAKE_TENSORRT_WRONG"
+"""A number that is added to every float output: an engine that computes wrongly."""
+
 DEFAULT_LEVEL = 3
 """Optimization level of a build that was told none; the only one before 8.6."""
 

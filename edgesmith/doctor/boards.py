@@ -108,7 +108,8 @@ class _Visit:
                 row = Row(f"{self._device.name}: self-test", ok=False, text=busy.what, fix=busy.next_step)
                 looked = self.looked()
                 return replace(looked, rows=(*looked.rows, row), untested=busy.what)
-            test = self_test(board, self._row)
+            has_trtexec = found.record is not None and found.record.trtexec
+            test = self_test(board, self._row, has_trtexec=has_trtexec)
         row = Row(f"{self._device.name}: self-test", ok=test.ok, text=test.verdict())
         return replace(found, rows=(*found.rows, row), tested=test, log=test.log)
 
@@ -168,6 +169,9 @@ def _jetson(record: CapabilityRecord, cuda: tuple[Provider, ...], *, fake: bool)
 def _tensorrt(record: CapabilityRecord, mark: str) -> Row:
     imported = record.runtimes.get("tensorrt")
     there = record.tensorrt or "no package"
+    if "trtexec" in record.runtimes:
+        text = f"{mark}{imported}, by trtexec alone: this Python has no binding, so nothing tells answers"
+        return Row("TensorRT", ok=True, text=text)
     if imported is not None:
         return Row("TensorRT", ok=True, text=f"{mark}{imported}, imported by this Python; installed: {there}")
     why = record.missing.get("tensorrt", "its runner was not tried")

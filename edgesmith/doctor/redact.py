@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from edgesmith.doctor.ssh_names import ssh_names
 from edgesmith.types import Device
 
 BOARD, USER, HOME = "<board>", "<user>", "~"
@@ -55,7 +56,7 @@ class Redactor:
         words: dict[str, str] = {}
         for name, stands_for in _names(device):
             (exact if "/" in name else words)[name] = stands_for
-        self._ports = [str(port) for port in _ports(device)]
+        self._ports = [str(port) for port in _ports(device) | ssh_names().ports]
         self._exact = sorted(exact.items(), key=lambda pair: -len(pair[0]))
         self._words = [(_word(name), stands_for) for name, stands_for in sorted(words.items(), key=_longest)]
 
@@ -102,7 +103,9 @@ def _names(device: Device) -> Iterable[tuple[str, str]]:
     """(what is to go, what stands for it)."""
     hosts, users, paths = _of_device(device)
     here = {_quietly(socket.gethostname), _quietly(socket.getfqdn)}
-    users.add(_quietly(getpass.getuser))
+    named = ssh_names()
+    users |= {_quietly(getpass.getuser), *named.users}
+    hosts |= named.hosts
     for host in hosts | here:
         if host and host.lower() not in _COMMON_HOSTS:
             yield host, BOARD if host in hosts else "<workstation>"

@@ -41,25 +41,22 @@ class Deviation:
     same_class: float | None
 
 
-def measured(session: BoardSession, specimen: Specimen, protocol: MeasureProtocol = LONG) -> Measurement:
-    """Runs a file on a board.
+def measured(session: BoardSession, specimen: Specimen, *, short: bool = False) -> Measurement:
+    """Runs a file on a board; `short`: for its answers, the latency is by the way.
 
     Raises:
         BoardError: its runtime is missing, refused it or crashed, or no engine was built of it.
         BoardBusy, ConnectionLost, DeadlineExceeded: as `BoardSession.measure`.
     """
-    (found,) = session.measure([specimen.artifact], samples(), protocol)
+    (found,) = session.measure([specimen.artifact], samples(), SHORT if short else LONG)
     if isinstance(found, BoardError):
         raise found
     return found
 
 
-def compared(
-    session: BoardSession, name: str, precision: str, specimen: Specimen, protocol: MeasureProtocol = LONG
-) -> Trial:
+def compared(session: BoardSession, name: str, precision: str, specimen: Specimen) -> Trial:
     """The trial of one file."""
-    taken = measured(session, specimen, protocol)
-    return judged(name, precision, specimen, taken, session.info.runtimes.get("compute", ""))
+    return judged(name, precision, specimen, measured(session, specimen), session.info.runtimes.get("compute", ""))
 
 
 def judged(name: str, precision: str, specimen: Specimen, taken: Measurement, compute: str = "") -> Trial:
@@ -75,7 +72,7 @@ def judged(name: str, precision: str, specimen: Specimen, taken: Measurement, co
     on_gpu = compute if taken.engine is not None else ""
     kind, allowed = tolerance(precision, on_gpu)
     if taken.board.fake:
-        text = f"the answers are made up: a fake board computes nothing; {_latency(taken)}"
+        text = f"FAKE: made up, as all that a scripted board says, so nothing is judged; {_latency(taken)}"
         return Trial(name=name, outcome=Outcome.OK, text=text, measurement=taken)
     if taken.outputs is None:
         text = f"its answers are not known: {taken.outputs_reason}; {_latency(taken)}"
@@ -116,7 +113,8 @@ def engine_text(engine: Engine | None) -> str:
         return ""
     how = "was on the board" if engine.cached else f"built in {engine.seconds:.1f} s"
     layers = ", ".join(f"{count} {name}" for name, count in engine.layer_precisions)
-    count = "" if engine.layer_count is None else f", {engine.layer_count} layers"
+    # TensorRT 8.0 has no inspector.
+    count = f", {engine.layer_count} layers" if engine.layer_count else ""
     return how + count + (f" ({layers})" if layers else "")
 
 

@@ -18,7 +18,7 @@ from edgesmith.doctor.one_row import OneRow
 from edgesmith.doctor.running import compared, infrastructure_failure
 from edgesmith.doctor.tensorrt_trials import TensorRtTrials
 from edgesmith.doctor.trial import Outcome, SelfTest, Trial
-from edgesmith.errors import BoardBusy, InfrastructureError
+from edgesmith.errors import BoardBusy, ConfigError, InfrastructureError
 
 Step = tuple[str, Callable[[BoardSession], Trial]]
 """A trial's name, and how it is made."""
@@ -59,19 +59,20 @@ class Reached:
         self.let_go()
 
 
-def self_test(board: Reached, row: OneRow) -> SelfTest:
+def self_test(board: Reached, row: OneRow, *, has_trtexec: bool = False) -> SelfTest:
     """Makes every trial that a board's runtimes allow.
 
     Args:
         board: open or not.
         row: tells the trials.
+        has_trtexec: NVIDIA's own program is on the board.
 
     Raises:
         BoardBusy, BoardError, ConnectionLost, DeadlineExceeded: the board could not be reached at all.
     """
     session = board.session()
     info, fetched = session.info, Fetched()
-    steps = list(_steps(session, fetched))
+    steps = list(_steps(session, fetched, has_trtexec=has_trtexec))
     trials: list[Trial] = []
     losses, log = 0, ""
     for name, make in steps:
@@ -100,7 +101,7 @@ def self_test(board: Reached, row: OneRow) -> SelfTest:
     )
 
 
-def _steps(session: BoardSession, fetched: Fetched) -> Iterator[Step]:
+def _steps(session: BoardSession, fetched: Fetched, *, has_trtexec: bool) -> Iterator[Step]:
     info = session.info
     arm = info.machine.startswith(("aarch64", "arm"))
     named = {
@@ -115,11 +116,15 @@ def _steps(session: BoardSession, fetched: Fetched) -> Iterator[Step]:
             for precision, file in files.items():
                 name = f"{runner} {precision}"
                 yield name, _simple(name, precision, file)
-    if "tensorrt" in info.runners and not info.fake:
-        yield from TensorRtTrials(session, fetched).steps()
-    elif "tensorrt" in info.runners:
-        why = "a fake board builds no engines"
-        yield "tensorrt", lambda _: Trial(name="tensorrt", outcome=Outcome.SKIPPED, text=why)
+    if "tensorrt" in info.runners:
+        try:
+            why = "a scripted board builds no engines" if info.fake else ""
+            if not why:
+                yield from TensorRtTrials(session, fetched, has_trtexec=has_trtexec).steps()
+        except ConfigError as error:  # older than all that files are written for
+            why = str(error).replace("\n", " ")
+        if why:
+            yield "tensorrt", lambda _: Trial(name="tensorrt", outcome=Outcome.SKIPPED, text=f"not tried: {why}")
 
 
 def _simple(name: str, precision: str, file: str) -> Callable[[BoardSession], Trial]:

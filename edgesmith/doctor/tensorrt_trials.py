@@ -1,4 +1,4 @@
-"""The trials of a Jetson's TensorRT: three precisions built and run, its cache, CUDA graphs, CUDA providers, a DLA."""
+"""The trials of a Jetson's TensorRT: three precisions, its cache, trtexec, CUDA graphs, CUDA providers, a DLA."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from device_tests.session import BoardSession
 from edgesmith.doctor.cuda_providers import Provider, providers
 from edgesmith.doctor.files_there import Fetched
 from edgesmith.doctor.models.catalog import Specimen, specimen
-from edgesmith.doctor.running import LONG, SHORT, deviation, judged, measured
+from edgesmith.doctor.running import deviation, judged, measured
 from edgesmith.doctor.trial import Outcome, Trial
 from edgesmith.errors import BoardError, BuildRefused
-from edgesmith.types import Measurement
+from edgesmith.types import Engine, Measurement
 from targets import tensorrt_versions
 from targets.base import RuntimeFacts
 
@@ -32,12 +32,22 @@ _SAME = 1e-6
 class TensorRtTrials:
     """They share what the first of them built."""
 
-    def __init__(self, session: BoardSession, fetched: Fetched) -> None:
-        """`fetched`: takes what the bundle is to hold."""
+    def __init__(self, session: BoardSession, fetched: Fetched, *, has_trtexec: bool) -> None:
+        """Prepares.
+
+        Args:
+            session: open.
+            fetched: takes what the bundle is to hold.
+            has_trtexec: NVIDIA's own program is on the board.
+        """
         runtimes = session.info.runtimes
+        self._has_trtexec = has_trtexec
+        # Without the binding it builds and times alone, and hands out no answers.
+        self._alone = "trtexec" in runtimes
         self._compute = runtimes.get("compute", "")
         self._reads = tensorrt_versions.reads(RuntimeFacts(version=runtimes["tensorrt"], compute=self._compute))
         self._fetched = fetched
+        self._engines: dict[str, Engine] = {}
         self._taken: dict[str, Measurement] = {}
         self._known: dict[str, Provider] = {}
 
@@ -48,6 +58,10 @@ class TensorRtTrials:
             yield name, self._built(name, precision)
         yield "tensorrt int8", self._int8
         yield "tensorrt cache", self._cache
+        if self._alone:
+            return
+        if self._has_trtexec:
+            yield "tensorrt trtexec", self._trtexec
         yield "tensorrt CUDA graph", self._graph
         for provider in cuda.PROVIDERS:
             yield f"tensorrt by {provider}", self._provider(provider)
@@ -65,7 +79,8 @@ class TensorRtTrials:
             self._fetched.failed_build(session, name)
             raise
         self._fetched.engine(session, name, built.key)
-        taken = measured(session, one, LONG)
+        self._engines.setdefault(precision, built)
+        taken = measured(session, one)
         if taken.outputs is not None:
             self._taken.setdefault(precision, taken)
         return judged(name, precision, one, taken, self._compute)
@@ -88,18 +103,31 @@ class TensorRtTrials:
     def _cache(self, session: BoardSession) -> Trial:
         """A second build has to find what the first one made."""
         name = "tensorrt cache"
+        if not self._engines:
+            return _nothing(name)
+        precision, built = next(iter(self._engines.items()))
+        again = engines.build(session, self._specimen(precision).artifact)
+        if again.cached and (again.key, again.sha256) == (built.key, built.sha256):
+            text = f"the second build found the engine of {precision} (key {again.key[:12]})"
+            return Trial(name=name, outcome=Outcome.OK, text=text, engine=again)
+        why = "it found another engine" if again.cached else again.because
+        text = f"the second build did not find the engine of {precision}: {why}"
+        return Trial(name=name, outcome=Outcome.FAILED, text=text, engine=again)
+
+    def _trtexec(self, session: BoardSession) -> Trial:
+        """The same engine timed by NVIDIA's own program: told, not judged."""
+        name = "tensorrt trtexec"
         precision = self._first()
         if precision is None:
             return _nothing(name)
-        built = self._taken[precision].engine
-        again = engines.build(session, self._specimen(precision).artifact)
-        same = built is not None and (again.key, again.sha256) == (built.key, built.sha256)
-        if again.cached and same:
-            text = f"the second build found the engine of {precision} (key {again.key[:12]})"
-            return Trial(name=name, outcome=Outcome.OK, text=text, engine=again)
-        why = again.because if not again.cached else "it found another engine"
-        text = f"the second build did not find the engine of {precision}: {why}"
-        return Trial(name=name, outcome=Outcome.FAILED, text=text, engine=again)
+        taken = measured(session, self._specimen(precision, trtexec="auto"), short=True)
+        theirs = taken.engine.trtexec if taken.engine is not None else None
+        if theirs is None:
+            why = taken.engine.trtexec_reason if taken.engine is not None else "no engine was told of"
+            return Trial(name=name, outcome=Outcome.SKIPPED, text=f"no times: {why}", measurement=taken)
+        ours = "not known" if theirs.ours_p50_ms is None else f"{theirs.ours_p50_ms:.3f} ms"
+        text = f"it takes {theirs.p50_ms:.3f} ms for the engine of {precision}, by the GPU's clock; ours {ours}"
+        return Trial(name=name, outcome=Outcome.OK, text=text, measurement=taken)
 
     def _graph(self, session: BoardSession) -> Trial:
         return self._other_way(session, "tensorrt CUDA graph", {"cuda_graph": True})
@@ -130,7 +158,7 @@ class TensorRtTrials:
         if precision is None:
             return _nothing(name)
         one, before = self._specimen(precision, **options), self._taken[precision]
-        taken = measured(session, one, SHORT)
+        taken = measured(session, one, short=True)
         bits, off = taken.outputs_sha256 == before.outputs_sha256, _difference(taken, before)
         same = bits or (off is not None and off <= _SAME)
         how = "the same bits" if bits else f"a difference of {off:.1e}" if off is not None else "no numbers"
@@ -162,14 +190,15 @@ class TensorRtTrials:
     def _try_dla(self, session: BoardSession, name: str, one: Specimen) -> Trial:
         built = session.build(one.artifact)
         self._fetched.engine(session, name, built.key)
-        found = judged(name, "float16", one, measured(session, one, SHORT), self._compute)
+        found = judged(name, "float16", one, measured(session, one, short=True), self._compute)
         notes = "; ".join(note for note in built.notes if note.startswith("DLA"))
         return replace(found, text="; ".join(filter(None, (found.text, notes))))
 
     def _specimen(self, precision: str, **options: Any) -> Specimen:
         found = specimen(f"tensorrt-{'typed' if self._reads.typed else 'weak'}-{precision}")
         # trtexec would time every engine once more.
-        build = {**found.artifact.build, "trtexec": "never", engines.TIMEOUT: _BUILD_S, **options}
+        trtexec = "auto" if self._alone else "never"
+        build = {**found.artifact.build, "trtexec": trtexec, engines.TIMEOUT: _BUILD_S, **options}
         return replace(found, artifact=replace(found.artifact, build=build))
 
     def _first(self) -> str | None:

@@ -100,12 +100,13 @@ class SelfTest:
 
     def verdict(self) -> str:
         """In one line."""
+        marks = "".join(f"{mark}: " for mark, so in (("FAKE", self.fake), ("EMULATED", self.emulated)) if so)
         done = [trial for trial in self.trials if trial.outcome is not Outcome.SKIPPED]
         if not done:
-            return "nothing could be tried"
+            return f"{marks}nothing could be tried"
         if self.failed:
-            return f"{len(self.failed)} of {len(done)} trials FAILED: {', '.join(self.failed)}"
-        return f"all {len(done)} trials passed"
+            return f"{marks}{len(self.failed)} of {len(done)} trials FAILED: {', '.join(self.failed)}"
+        return f"{marks}all {len(done)} trials passed"
 
 
 def _measured(taken: Measurement) -> dict[str, Any]:

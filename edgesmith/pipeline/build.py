@@ -143,7 +143,7 @@ def build(wanted: Wanted, prepared: Prepared, work: Workspace, fresh_process: Fr
     kept = kept_artifact(wanted, calibration, store)
     if kept is not None:
         comparison = _verify(wanted, kept, prepared, work, fresh_process)
-        kept = tensorrt_settings.as_asked(kept, prepared.loaded.config)
+        kept = tensorrt_settings.as_asked(kept, prepared.loaded.config.tensorrt)
         return Built(wanted=wanted, artifact=kept, comparison=comparison, cached=True, seconds=0.0)
     with store.making("artifact", key) as draft, work.progress.task(f"compile {wanted.target} {wanted.variant}"):
         request = wanted.request(calibration, draft.folder)
@@ -154,7 +154,7 @@ def build(wanted: Wanted, prepared: Prepared, work: Workspace, fresh_process: Fr
     comparison = _verify(wanted, artifact, prepared, work, fresh_process)
     seconds = time.monotonic() - started
     (step / "artifact.sha256").write_text(f"{artifact.sha256}  {artifact.path.name}\n", encoding="utf-8")
-    artifact = tensorrt_settings.as_asked(artifact, prepared.loaded.config)
+    artifact = tensorrt_settings.as_asked(artifact, prepared.loaded.config.tensorrt)
     return Built(wanted=wanted, artifact=artifact, comparison=comparison, cached=False, seconds=seconds)
 
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from edgesmith import trtexec_rows
 from edgesmith.pipeline.build import Built
 from edgesmith.result import EngineRecord
 from edgesmith.types import Engine, Finding, Measurement
 
+FAKE_TRTEXEC = "FAKE trtexec: a stand-in that runs nothing. Its latency is scripted, and says nothing of a Jetson's."
 FAKE = (
     "FAKE TensorRT: a stand-in that runs the file on this board's CPU. Its latency says nothing of a Jetson's, its "
     "outputs are those of the file."
-)
-
-ALONE = (
-    "The latency is trtexec's: inputs to the GPU, computing and outputs back, each by the GPU's clock, added up. What "
-    "lies between them, and the processor's part, is not in it, as it is in the latency of every other runtime. Each "
-    "window is a process of its own with one of the samples. There are no outputs, so no accuracy, and no energy."
 )
 
 
@@ -36,11 +32,9 @@ def findings(built: Built, measured: Measurement) -> tuple[Finding, ...]:
     if engine is None:
         return ()
     found = [Finding(severity="info", code="engine", text=_built(engine))]
-    if engine.builder:
-        next_step = measured.outputs_next_step
-        found.append(Finding(severity="warning", code="trtexec_alone", text=ALONE, next_step=next_step))
+    found += trtexec_rows.alone(measured)
     if engine.fake:
-        found.append(Finding(severity="warning", code="fake_runtime", text=FAKE))
+        found.append(Finding(severity="warning", code="fake_runtime", text=FAKE_TRTEXEC if engine.builder else FAKE))
     if built.in_float:
         text = (
             f"The board's TensorRT has no int8 kernel for {', '.join(built.in_float)}: there it is computed in float."

@@ -16,7 +16,7 @@ from device_tests.lease import owner
 from device_tests.quarantine import BoardStates, boards_folder
 from device_tests.session import BoardSession
 from edgesmith.errors import BoardError, InfrastructureError
-from edgesmith.pipeline import assemble, boards, engines
+from edgesmith.pipeline import assemble, boards, engines, tensorrt_settings
 from edgesmith.pipeline.boards import BoardOutcome
 from edgesmith.pipeline.build import Built, checked_here
 from edgesmith.pipeline.compress import steps_are_kept
@@ -89,8 +89,10 @@ def _look(session: BoardSession, *, stage: Stage, prepared: Prepared) -> BoardIn
 
     Raises:
         BoardError: it has no runtime for this model, with the commands that bring one: nothing is made in vain.
+        ConfigError: it cannot do what is asked of it.
     """
     if prepared.ready:
+        tensorrt_settings.refuse_ready(stage.loaded, prepared.ready, session.device, session.info)
         return session.info
     selection = select_targets(
         stage.loaded, session.device, prepared.model, scheme_of(prepared.recipe), session.info, installed=False

@@ -65,12 +65,14 @@ def make_plan(
 
 
 def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterator[PlannedStep]:
+    settings = prepared.loaded.config.tensorrt
     if prepared.ready is not None:
         yield PlannedStep("load", KEPT, prepared.model.origin)
         files = [artifact for artifact in (prepared.reference, prepared.ready) if artifact is not None]
-        files = [tensorrt_settings.as_asked(artifact, prepared.loaded.config) for artifact in files]
+        files = [tensorrt_settings.as_asked(artifact, settings) for artifact in files]
         for device in wanted:
             info = boards.remembered_info(device, store)
+            tensorrt_settings.refuse_ready(prepared.loaded, prepared.ready, device, info)
             yield _measure_step(device, [board_artifact(one, device, info)[0] for one in files], prepared, store)
         yield from _notes(prepared, {artifact.target for artifact in files})
         return
@@ -94,7 +96,7 @@ def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterat
         for item in items:
             seen.setdefault(item, _artifact_step(item, prepared, store))
         kept = [kept_artifact(item, prepared.calibration, store) for item in items]
-        asked = [artifact and tensorrt_settings.as_asked(artifact, prepared.loaded.config) for artifact in kept]
+        asked = [artifact and tensorrt_settings.as_asked(artifact, settings) for artifact in kept]
         on_tensorrt = any(item.target == tensorrt_settings.TARGET for item in items)
         measured.append(_measure_step(device, asked, prepared, store, on_tensorrt=on_tensorrt))
     yield from seen.values()

@@ -79,7 +79,7 @@ def ready_items(prepared: Prepared, store: Store) -> tuple[Built, ...]:
                 per_channel=True,
                 isa="",
             ),
-            artifact=tensorrt_settings.as_asked(_kept(variant, artifact, store), prepared.loaded.config),
+            artifact=tensorrt_settings.as_asked(_kept(variant, artifact, store), prepared.loaded.config.tensorrt),
             comparison=None,
             cached=True,
             seconds=0.0,

@@ -52,6 +52,7 @@ class RowFigures:
             agreement_reason=self.accuracy_reason,
             size_bytes=built.artifact.size_bytes,
             peak_rss_bytes=measured.peak_rss_bytes,
+            peak_rss_reason=measured.peak_rss_reason,
             validity=measured.validity,
             validity_reasons=measured.validity_reasons,
             emulated=measured.board.emulated,

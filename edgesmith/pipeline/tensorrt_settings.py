@@ -22,14 +22,14 @@ def opset(config: Config, target: str) -> int | None:
     return config.tensorrt.opset if target == TARGET else None
 
 
-def as_asked(artifact: Artifact, config: Config) -> Artifact:
+def as_asked(artifact: Artifact, settings: TensorRt) -> Artifact:
     """An artifact with the user's options among its own. Its file is the same: the board builds and runs it otherwise.
 
     No DLA computes in float32, so a float32 file stays on the GPU.
     """
     if artifact.target != TARGET:
         return artifact
-    options = config.tensorrt.options()
+    options = settings.options()
     if artifact.precision == Scheme.NONE.precision:
         options.pop("dla_core", None)
     return replace(artifact, build={**artifact.build, **options})
@@ -69,6 +69,22 @@ def findings(config: Config, judged: Collection[str]) -> tuple[Finding, ...]:
     return (Finding(severity="info", code="float_on_gpu", text=text),)
 
 
+def refuse_ready(loaded: LoadedConfig, artifact: Artifact, device: Device, info: BoardInfo | None) -> None:
+    """`refuse`, for a file that is written already.
+
+    Raises:
+        ConfigError: as `refuse`; or an operator set is asked for.
+    """
+    if artifact.target != TARGET:
+        return
+    if loaded.config.tensorrt.opset is not None:
+        raise ConfigError(
+            f"{loaded.where(_SECTION, 'opset')}: opset: {artifact.path.name} is ready: nothing writes it anew.",
+            next_step="Leave it out, or give the model that the file was made from.",
+        )
+    refuse(loaded, device, info)
+
+
 def refuse(loaded: LoadedConfig, device: Device, info: BoardInfo | None) -> None:
     """Refuses what the TensorRT of a board, or the board, does not have. What is not known is the board's to refuse.
 
@@ -97,5 +113,5 @@ def refuse(loaded: LoadedConfig, device: Device, info: BoardInfo | None) -> None
         has = f"{profile.title} has no DLA" if not cores else f"{profile.title} has the DLA cores 0 to {cores - 1}"
         raise refusal("dla_core", has, on_gpu if not cores else "Choose one of them, or leave it out.")
     if reads is not None and not reads.dla:
-        why = f"{reads.label} uses no DLA. Those up to 10.7 do, and 11.4.1 on AGX Orin does again"
-        raise refusal("dla_core", f"{why}; JetPack 7 has none from JetPack 7.0 to 7.2.1", on_gpu)
+        why = f"{reads.label} uses no DLA. Those up to 10.7 do, and 11.4.1 on AGX Orin does again; none of JetPack 7.0"
+        raise refusal("dla_core", f"{why} to 7.2.1 does", on_gpu)

@@ -111,7 +111,8 @@ def _trtexec(engine: EngineRecord) -> list[tuple[str, str]]:
 
 def against_trtexec(theirs: TrtexecRecord) -> str:
     """Both figures for the same sum."""
-    told = f"p50 {milliseconds(theirs.p50_ms)} ms, p95 {milliseconds(theirs.p95_ms)} ms ({theirs.runs} runs)"
+    ends = f"p50 {milliseconds(theirs.p50_ms)} ms, p95 {milliseconds(theirs.p95_ms)} ms"
+    told = f"{one_line(theirs.tool)}: {ends} ({theirs.runs} runs)"
     if not theirs.ours_p50_ms:
         return told
     ratio = theirs.p50_ms / theirs.ours_p50_ms

@@ -298,6 +298,11 @@ def _how_measured(result: Result) -> str:
     if overheads:
         span = f"{overheads[0]}" if len(overheads) == 1 else f"{overheads[0]} to {overheads[-1]}"
         sentences.append(f"Reading the clock twice costs {span} ns: stated, not subtracted.")
+    if any(r.engine is not None and r.engine.builder for r in timed):
+        sentences.append(
+            "Where NVIDIA's trtexec built and timed an engine alone, latency is its own figure: inputs to the GPU, "
+            "computing and outputs back added up, each window a process of its own with one sample, and no outputs."
+        )
     sentences.append("Accuracy and agreement come from the outputs of the same artifact on the same board.")
     if any(r.emulated for r in result.results):
         sentences.append("On an emulated board the times are emulation time: shown, never judged.")

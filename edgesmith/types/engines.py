@@ -57,6 +57,7 @@ class TrtexecTimes:
     """The same engine timed by NVIDIA's trtexec on the same board, to hold our figures against.
 
     Attributes:
+        tool: the program with its version, for people.
         version: of its TensorRT.
         p50_ms, p95_ms: of what trtexec calls latency: inputs to the GPU, computing and outputs back, each by the GPU's
             clock, added up. Percentiles as trtexec takes them.
@@ -67,6 +68,7 @@ class TrtexecTimes:
         notes: what was asked for and not done.
     """
 
+    tool: str
     version: str
     p50_ms: float
     p95_ms: float

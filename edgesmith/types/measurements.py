@@ -63,7 +63,8 @@ class Measurement:
         output_quantization: (scale, zero_point) per output; None where it is not quantized.
         peak_rss_bytes: of the process that held only this artifact; None with `peak_rss_reason`.
         warmup_flat: the moving median became flat within the cap.
-        timer_overhead_ns: median cost of reading the clock twice; stated, not subtracted.
+        timer_overhead_ns: median cost of reading the clock twice; stated, not subtracted. None where no clock of ours
+            took the times.
         validity: with `validity_reasons`.
         runner: what executed it, e.g. "ai-edge-litert 2.3.0 (XNNPACK)".
         power: what the board took meanwhile; None where nobody asked it.
@@ -82,7 +83,7 @@ class Measurement:
     peak_rss_bytes: int | None
     peak_rss_reason: str | None
     warmup_flat: bool
-    timer_overhead_ns: int
+    timer_overhead_ns: int | None
     validity: Validity
     validity_reasons: tuple[str, ...]
     environment_before: Environment

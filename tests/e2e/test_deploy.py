@@ -21,7 +21,7 @@ def test_what_passed_is_released_and_an_application_opens_it(digits: Project):
     (row,) = json.loads(done.stdout)
     assert (row["device"], row["state"], row["smoke"]["differences"]) == ("local", "deployed", [0.0])
 
-    (block,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    block, _ = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     application = digits.python("-c", block + "print(json.dumps([model, manifest]))")
     assert application.returncode == 0, application.stderr
     model, manifest = json.loads(application.stdout)

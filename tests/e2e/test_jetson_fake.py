@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +15,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from typer.testing import CliRunner
 
 from device_tests.loopback import InProcessBoard, folder_for_boards
 from device_tests.loopback_sshd import SshdBoard, why_no_sshd
 from device_tests.measure import outputs_sha256
 from device_tests.releases import Deployed, State
+from edgesmith import cli
 from edgesmith.config import load_config
 from edgesmith.deploying import deploy_run, roll_back
 from edgesmith.errors import BoardError, ConfigError
@@ -28,6 +33,8 @@ from edgesmith.result import DeviceResult, EngineRecord, Result
 from tests.e2e.project import Project, make_project, write_inventory
 from tests.fake_jetsons import KINDS, FakeJetson
 from tests.fake_tensorrt_board import expected
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "releases.md"
 
 INT8 = tuple(name for name in KINDS if name != "4.6")
 """Those whose GPU computes in it; that of a Jetson Nano does not."""
@@ -356,12 +363,30 @@ def test_a_release_keeps_its_engine_whatever_becomes_of_the_boards_others(
     assert first.smoke.differences == (0.0,)
     assert released(trained, folder).state is State.SAME
 
+    # An application on the board, as docs/releases.md shows it.
+    opening, loading = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    program = f"{opening}{loading}print(open_engine(*open_release('digits')).num_io_tensors)"
+    application = subprocess.run(
+        [sys.executable, "-c", program.replace('"kws"', '"digits"')],
+        env={**os.environ, **jetson.environment, "HOME": str(server.home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert application.stdout.splitlines()[-1:] == ["2"], application.stderr
+
     # An update of TensorRT: the engine is another one, and the release before it cannot answer any more.
     jetson.install(jetson.kind.update)
     updated = released(trained, folder)
     assert updated.engine is not None
     assert (updated.state, updated.engine.is_measured) == (State.DEPLOYED, False)
     assert "that was of TensorRT 8.5.2.2, the board has 8.6.2.3 now" in updated.engine.note
+    listed = CliRunner().invoke(
+        cli.app, ["devices", "releases", "jetson", "--devices-file", str(trained.root / "devices.yaml")]
+    )
+    assert f"{first.version}  onnx" in listed.output
+    assert "its engine is for TensorRT 8.5.2.2, 8.6.2.3 is there now: deploy again" in listed.output
+    assert "by another engine than the one that runs" in listed.output
     (back,) = roll_back(
         "digits", devices=["jetson"], inventory=trained.root / "devices.yaml", progress=Silent(), runs_dir=folder.parent
     )

@@ -51,6 +51,10 @@ def test_the_example_the_agent_and_the_templates_are_in_it(wheel: Path):
         "device_tests/health_models/expected.json",
         "device_tests/health_models/health.onnx",
         "device_tests/health_models/health.tflite",
+        "edgesmith/doctor/models/expected.json",
+        "edgesmith/doctor/models/manifest.json",
+        "edgesmith/doctor/models/tensorrt-weak-int8.onnx",
+        "edgesmith/doctor/models/tflite-int8.tflite",
         "targets/boards/raspberry-pi-5.yaml",
     ):
         assert name in names, name

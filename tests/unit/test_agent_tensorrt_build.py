@@ -69,9 +69,16 @@ def test_the_workspace_is_limited_in_every_version(start: Start, version: str, m
     monkeypatch.setattr(
         trt_builder, "check", lambda world, net, config: limits.append(config.workspace) or real(world, net, config)
     )
-    record = board.build(board.put(network()), {"workspace_bytes": 96 * MIB})
+    path = board.put(network())
+    record = board.build(path, {"workspace_bytes": 96 * MIB})
     assert limits == [96 * MIB]
     assert record["memory"]["workspace_bytes"] == 96 * MIB
+    assert board.build(path, {"workspace_bytes": 96 * MIB})["cached"]
+    lifted = board.build(path)
+    assert (lifted["cached"], lifted["key"]) == (False, record["key"])
+    why = "it was built with 96 MB as workspace, and is asked for with what the board had free"
+    assert lifted["because"] == why
+    assert board.build(path)["cached"]
 
 
 def test_rebuilding_is_asked_for(start: Start):
@@ -175,7 +182,7 @@ def test_a_dla_that_is_not_there_or_cannot_compute_is_refused(start: Start):
         "DLA core 2 was asked for; TensorRT 8.5.2.2 finds 2 here",
         2,
     )
-    assert "fp16 or int8" in refused("bad-params", lambda: board.build(path, {"dla_core": 0})).message
+    assert "fp16 or int8" in refused("no-dla", lambda: board.build(path, {"dla_core": 0})).message
 
 
 @pytest.mark.parametrize(("compute", "has"), [("5.3", False), ("7.2", False), ("8.7", True), ("11.0", True)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,16 @@ import onnx
 import pytest
 
 from device_tests import engines, kept_engines
+from device_tests.agent.tensorrt.engines import Engines
 from device_tests.fake_jetson.site import write_site
 from device_tests.session import BoardSession
+from edgesmith import measure_one
+from edgesmith.config import TensorRt
 from edgesmith.errors import BoardError, BuildRefused
 from edgesmith.files import sha256_file
 from edgesmith.progress import Silent
 from edgesmith.types import Artifact, Device, LeaseRequest, Measurement, MeasureProtocol, Signature
+from targets import tensorrt_build
 from targets.board_runtime import shown
 from tests.fake_tensorrt_board import cudart, expected, network, pictures
 from tests.tiny_artifacts import artifact
@@ -131,6 +137,25 @@ def test_what_one_board_has_timed_is_given_to_the_next(session: Open, tmp_path: 
     with session("10.13.3", name="three") as board:
         board.build(net)
     assert [params["options"] for method, params in asked if method == "build"][-1] == dict(net.build)
+
+
+def test_one_file_is_measured_as_it_says_and_as_is_asked_besides(
+    tmp_path: Path, session: Open, monkeypatch: pytest.MonkeyPatch
+):
+    session()  # this machine has a fake TensorRT now
+    proto, path, here = network(), tmp_path / "net.onnx", tmp_path / "runs"
+    tensorrt_build.put_in(proto, {"precision": ["fp16"], "profile": None, "float32": [], "sparsity": False})
+    path.write_bytes(proto.SerializeToString())
+    np.savez(tmp_path / "x.npz", x=pictures(10), y=np.arange(10) % 2)
+    monkeypatch.setattr(measure_one, "MeasureProtocol", partial(replace, QUICK))
+    (row,) = measure_one.measure_artifact(
+        path, tmp_path / "x.npz", devices=["local"], inventory=None, runs_dir=here, metric="top1", samples=None,
+        threads=1, progress=Silent(), tensorrt=TensorRt(cuda_graph=True),
+    )  # fmt: skip
+    assert row.runner is not None
+    assert row.runner.endswith(", CUDA graph)")
+    (kept,) = Engines(str(next(here.rglob("engines")))).listed()
+    assert kept["identity"]["precision"] == ["fp16"]
 
 
 def test_a_refused_build_stands_in_its_place_and_is_asked_for_once(

@@ -237,6 +237,13 @@ def test_missing_figures_are_not_judged(key: str, missing: dict[str, Any], says:
     assert says in finding.text
 
 
+@pytest.mark.parametrize("key", ["accuracy_min", "accuracy_drop_pp", "agreement_min"])
+def test_where_there_are_no_outputs_it_is_told_what_brings_them(key: str):
+    none = {"accuracy": None, "agreement": None, "accuracy_next_step": "Install the binding."}
+    outcome, finding = verdict({key: 1}, replace(COMPRESSED, **none))
+    assert (outcome, finding.next_step) == (Verdict.INCONCLUSIVE, "Install the binding.")
+
+
 def test_drop_needs_the_same_samples():
     outcome, finding = verdict({"accuracy_drop_pp": 1}, baseline=replace(BASELINE, accuracy=accuracy(0.9, n=10)))
     assert outcome is Verdict.INCONCLUSIVE

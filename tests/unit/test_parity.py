@@ -124,6 +124,17 @@ def records(*outcomes: BoardOutcome, checked: Checked | None = None) -> tuple[Pa
     return parity.records([one.device.name for one in outcomes], lambda _: checked)
 
 
+def test_a_board_that_hands_out_no_outputs_is_not_compared():
+    """As where trtexec timed alone."""
+    here = outcome("here", X86)
+    (found,) = outcome("silent", X86).outcomes
+    assert isinstance(found, Measurement)
+    none = dataclasses.replace(found, outputs=None, outputs_sha256=None, outputs_reason="trtexec timed it alone")
+    silent = dataclasses.replace(outcome("silent", X86), outcomes=(none,))
+    (record,) = records(here, silent, outcome("there", X86))
+    assert [one.device for one in record.devices] == ["there"]
+
+
 def other(at: int = 0, by: int = 2) -> np.ndarray:
     changed = X86.copy()
     changed.flat[at] += by

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from device_tests import measured
+from edgesmith import measure_cli
 from edgesmith.config import LoadedConfig, TensorRt, load_config
 from edgesmith.errors import ConfigError
 from edgesmith.pipeline import boards, tensorrt_settings
@@ -85,15 +87,15 @@ def test_what_it_does_not_hold_is_refused_with_its_line(tmp_path: Path, section:
 def test_the_board_is_asked_and_the_file_stays_what_it_is(tmp_path: Path):
     settings = config(tmp_path, "{dla_core: 1, cuda_graph: true, build_timeout_seconds: 60}").config
     plain = onnx()
-    asked = tensorrt_settings.as_asked(plain, settings)
+    asked = tensorrt_settings.as_asked(plain, settings.tensorrt)
     assert dataclasses.replace(asked, build=plain.build) == plain
     wanted = {"precision": ["fp16", "int8"], "dla_core": 1, "cuda_graph": True, "build_timeout_seconds": 60.0}
     assert measured.asked(asked)["options"] == wanted
     # No DLA computes in float32; and nobody else's files are concerned.
-    assert "dla_core" not in tensorrt_settings.as_asked(onnx("float32"), settings).build
-    assert tensorrt_settings.as_asked(onnx("float32"), settings).build["cuda_graph"] is True
+    assert "dla_core" not in tensorrt_settings.as_asked(onnx("float32"), settings.tensorrt).build
+    assert tensorrt_settings.as_asked(onnx("float32"), settings.tensorrt).build["cuda_graph"] is True
     other = artifact("dense.onnx", "onnx")
-    assert tensorrt_settings.as_asked(other, settings) is other
+    assert tensorrt_settings.as_asked(other, settings.tensorrt) is other
 
 
 def test_a_kept_measurement_is_of_the_same_options(tmp_path: Path):
@@ -102,7 +104,7 @@ def test_a_kept_measurement_is_of_the_same_options(tmp_path: Path):
     def key(section: str) -> str:
         loaded = config(tmp_path, section)
         prepared: Any = SimpleNamespace(loaded=loaded, evaluation=SimpleNamespace(sha256="e"))
-        asked = tensorrt_settings.as_asked(onnx(), loaded.config)
+        asked = tensorrt_settings.as_asked(onnx(), loaded.config.tensorrt)
         return boards.measurement_key(device, [asked], prepared, store)
 
     plain = key("{}")
@@ -142,7 +144,7 @@ def test_files_for_other_processors_have_other_names():
 
 def test_the_report_says_what_was_asked(tmp_path: Path):
     settings = config(tmp_path, "{dla_core: 1, cuda_graph: true, build_timeout_seconds: 60}").config
-    assert asked_for(tensorrt_settings.as_asked(onnx(), settings).build) == "dla_core 1, cuda_graph"
+    assert asked_for(tensorrt_settings.as_asked(onnx(), settings.tensorrt).build) == "dla_core 1, cuda_graph"
     assert asked_for(onnx().build) == ""
 
 
@@ -191,6 +193,32 @@ def test_a_board_is_known_by_its_name_before_it_is_reached(tmp_path: Path):
     device = Device(name="jetson", transport="ssh", host="h", board="jetson-orin-nano")
     with pytest.raises(ConfigError, match="has no DLA"):
         select_targets(config(tmp_path, "{dla_core: 0}"), device, MODEL, Scheme.NONE, None)
+
+
+def test_a_ready_file_keeps_its_operator_set_and_a_board_what_it_has(tmp_path: Path):
+    device = Device(name="jetson", transport="ssh", host="h")
+    refuse = partial(tensorrt_settings.refuse_ready, device=device, info=jetson(ORIN_NANO, "10.3.0"))
+    with pytest.raises(ConfigError, match=r"yaml:3: opset: dense\.onnx is ready: nothing writes it anew"):
+        refuse(config(tmp_path, "{opset: 13}"), onnx())
+    with pytest.raises(ConfigError, match="has no DLA"):
+        refuse(config(tmp_path, "{dla_core: 0}"), onnx())
+    refuse(config(tmp_path, "{dla_core: 0}"), artifact("dense.onnx", "onnx"))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["cuda_graph"], "--tensorrt cuda_graph: no KEY=VALUE"),
+        (["dla_cor=1"], "--tensorrt:1: unknown key 'dla_cor'; did you mean 'dla_core'?"),
+        (["cuda_graph=true", "dla_core=x"], "--tensorrt:2: 'dla_core': Input should be a valid integer"),
+        (["opset=13"], "the file is written already"),
+        (["cuda_graph=true"], "dense.tflite is no .onnx"),
+    ],
+)
+def test_measuring_one_file_takes_the_same_keys(tmp_path: Path, options: list[str], text: str):
+    with pytest.raises(ConfigError) as caught:
+        measure_cli.measure(DATA / "dense.tflite", tmp_path / "none.npz", runs_dir=tmp_path, tensorrt=options)
+    assert text in caught.value.what
 
 
 # What is said.

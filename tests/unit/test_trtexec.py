@@ -78,12 +78,14 @@ def test_every_version_builds_and_measures_the_same(tmp_path: Path, version: str
     found = board.measure()
     # What its command line asks for is transfers, no graph, no spinning and no overlap, in the words of this version:
     # any other would show here, see `trtexec_program`.
-    assert found["runs"] == 100
+    assert found["runs"] >= 100
     assert set(found["samples"]["h2d_ms"]) == {0.125}
     assert set(found["samples"]["d2h_ms"]) == {0.0625}
     assert min(found["samples"]["compute_ms"]) == COMPUTE_MS
     assert max(found["samples"]["compute_ms"]) < COMPUTE_MS + 1
-    assert found["percentiles"]["latency_ms"]["99"] == max(found["samples"]["latency_ms"])
+    assert found["percentiles"]["latency_ms"]["99"] in found["samples"]["latency_ms"]
+    # It ran for as long as it was to, by its own clock.
+    assert sum(found["samples"]["latency_ms"]) >= 1000 * trtexec_engine.SECONDS - COMPUTE_MS
     names = [node.name for node in onnx_nodes.read(board.onnx)]
     assert [row["name"] for row in found["layers"]] == names
     assert all(row["sources"] == [row["name"]] for row in found["layers"])
@@ -256,7 +258,7 @@ def test_layer_times_that_cannot_be_read_are_noted_and_the_latency_stays(tmp_pat
     header = json.loads(Path(board.plan).read_text())
     Path(board.plan).write_text(json.dumps({**header, "layers": ['a "quoted" name', "conv"]}))
     found = board.measure()
-    assert found["runs"] == 100
+    assert found["runs"] >= 100
     assert [(row["name"], row["time_ms"]) for row in found["layers"]] == [('a "quoted" name', None), ("conv", None)]
     assert len(found["notes"]) == 1
     assert "profile.json cannot be read" in found["notes"][0]

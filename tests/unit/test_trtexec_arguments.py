@@ -131,6 +131,11 @@ def test_what_a_version_cannot_do_is_noted():
     assert told == ["this TensorRT has no inspector: what its layers are is not told"]
 
 
+def test_the_code_in_a_version_compatible_engine_is_run_only_where_it_is_told_to():
+    assert "--versionCompatible" in _measure((8, 6, 2), {"version_compatible": True})
+    assert "--versionCompatible" not in _measure((8, 6, 2), {})
+
+
 def test_version_compatible_engines_begin_with_8_6():
     with pytest.raises(Refusal, match=r"TensorRT 8\.5\.2 cannot build version-compatible") as caught:
         _build((8, 5, 2), {"version_compatible": True})
@@ -138,7 +143,7 @@ def test_version_compatible_engines_begin_with_8_6():
 
 
 def test_a_dla_computes_in_no_float32():
-    with pytest.raises(Refusal, match="name a precision"):
+    with pytest.raises(Refusal, match="in fp16 or int8, not in float32"):
         _build((8, 6, 2), {"dla_core": 0})
     assert "--useDLACore=0" in _build((11, 4, 1), {"dla_core": 0})
 

@@ -61,9 +61,9 @@ def test_trtexec_under_every_python(tmp_path: Path, python: str):
     assert done.returncode == 0, done.stderr.decode()
     told = json.loads(done.stdout)
     assert 2.1875 < told.pop("p50") < 3.1875
+    assert told.pop("runs") >= 100
     assert told == {
         "tool": "FAKE trtexec of TensorRT 8.2.1",
-        "runs": 100,
         "layers": [["x_quantize"], ["x_back"]],
         "refused": "engine-refused",
     }

@@ -23,14 +23,16 @@ def probe():
         ImportError: it is not there, in words.
         Refusal: "no-gpu".
     """
-    from device_tests.agent.tensorrt import missing, opening, trtexec_here
+    from device_tests.agent.tensorrt import missing
+
+    why = missing.runtime()
+    if why is not None:
+        raise ImportError(why)
+    from device_tests.agent.tensorrt import opening, trtexec_here
 
     tool = trtexec_here.alone({})
     if tool is not None:
         return _by_trtexec(tool)
-    why = missing.binding()
-    if why is not None:
-        raise ImportError(why)
     here = opening.opened()
     with here.cuda:
         found = {PACKAGES[0]: here.version, "cuda": here.cuda.version(), "compute": here.compute}

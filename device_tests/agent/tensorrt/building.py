@@ -55,9 +55,10 @@ def build(
         wanted = identity.identity(options, here.version, here.compute, here.gpu)
         key, store = identity.key(wanted), engines.Engines(folder)
         known = TimingCache(folder, here.version, here.compute)
-        if not rebuild and store.is_sound(key):
+        why = "it was to be built again" if rebuild else memory_plan.why_again(store.record(key), options)
+        if why is None and store.is_sound(key):
             return _told(store, store.record(key), known, cached=True)
-        because = "it was to be built again" if rebuild else store.why_not(wanted)
+        because = why or store.why_not(wanted)
         free_bytes = None if here.cuda.attribute("integrated") else here.cuda.memory()[0]
         limits = memory_plan.plan(
             root,
@@ -218,7 +219,7 @@ class _Build:
             told = "DLA core %d was asked for; TensorRT %s finds %d here" % (core, self._here.version, cores)
             raise Refusal("no-dla", told, cores=cores)
         if api.has_precision_flags(trt) and not self._wanted["precision"]:
-            raise Refusal("bad-params", "a DLA computes in fp16 or int8, not in float32: name a precision")
+            raise Refusal("no-dla", "a DLA computes in fp16 or int8, not in float32")
         api.use_dla(trt, config, core)
         takes, total = api.layers_on_dla(network, config)
         self._notes.append("DLA core %d can take %d of %d layers; the GPU computes the others" % (core, takes, total))

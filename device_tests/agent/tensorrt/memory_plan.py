@@ -65,6 +65,28 @@ def plan(root, device_free_bytes, model_bytes, asked_workspace=None, asked_level
     )
 
 
+def why_again(record, options):
+    """Why an engine that is there is to be built again: its limit of workspace is not the one that is asked for.
+
+    That decides nothing of what it is valid for, but whoever sets a limit, or lifts it, wants to see what comes of it.
+
+    Args:
+        record: of the engine; None where there is none.
+        options: "workspace_bytes".
+
+    Returns:
+        Text, or None.
+    """
+    limits = (record or {}).get("memory")
+    if limits is None:
+        return None
+    had, asked = limits["workspace_bytes"] if limits["workspace_asked"] else None, options.get("workspace_bytes")
+    if had == asked:
+        return None
+    told = ["what the board had free" if one is None else "%d MB" % (one // MIB) for one in (had, asked)]
+    return "it was built with %s as workspace, and is asked for with %s" % tuple(told)
+
+
 def after(limits, code, has_levels):
     """The limits to try next, once a build by `limits` has failed for want of memory; None where none is left.
 

@@ -15,6 +15,7 @@ from device_tests.agent.tensorrt import (
     engines,
     identity,
     layers,
+    memory_plan,
     missing,
     onnx_inputs,
     onnx_nodes,
@@ -50,9 +51,10 @@ def build(
     wanted = trtexec_here.wanted(here, onnx_path, options)
     key, store = identity.key(wanted), engines.Engines(folder)
     known = TimingCache(folder, tool.text, here.compute)
-    if not rebuild and store.is_sound(key):
+    why = "it was to be built again" if rebuild else memory_plan.why_again(store.record(key), options)
+    if why is None and store.is_sound(key):
         return _told(store, store.record(key), known, cached=True)
-    because = "it was to be built again" if rebuild else store.why_not(wanted)
+    because = why or store.why_not(wanted)
     notes = []
     inputs = onnx_inputs.typed(onnx_path)
     ranges = shapes.ranges([(name, shape) for name, shape, _ in inputs], options.get("profile"))

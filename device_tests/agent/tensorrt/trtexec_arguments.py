@@ -66,7 +66,7 @@ def build(version, onnx_path, plan_path, options, workspace_bytes=None, level=No
         found.append("--versionCompatible")
     if options.get("dla_core") is not None:
         if version < TYPED and not precision:
-            raise Refusal("bad-params", "a DLA computes in fp16 or int8, not in float32: name a precision")
+            raise Refusal("no-dla", "a DLA computes in fp16 or int8, not in float32")
         found += ["--useDLACore=%d" % options["dla_core"], "--allowGPUFallback"]
     if ranges:
         for place, name in enumerate(("--minShapes=", "--optShapes=", "--maxShapes=")):
@@ -85,7 +85,8 @@ def measure(
         version: of TensorRT, as numbers.
         plan_path: the engine.
         times: where each query's times go.
-        options: "dla_core"; "cuda_graph", "spin_wait", "no_transfers", "overlap": those change what is measured.
+        options: "dla_core", "version_compatible"; "cuda_graph", "spin_wait", "no_transfers", "overlap": those change
+            what is measured.
         warm_up_ms: milliseconds, as trtexec wants it, and not a number of runs.
         seconds: at least so long.
         runs: at least so many.
@@ -110,6 +111,9 @@ def measure(
         found.append("--useDLACore=%d" % options["dla_core"])
         if options.get("cuda_graph"):
             notes.append("with a DLA trtexec records no CUDA graph, from some version on")
+    if options.get("version_compatible") and version >= VERSION_COMPATIBLE:
+        # Such an engine brings code of its own, which is not run unless it is told to.
+        found.append("--versionCompatible")
     if inputs:
         found.append("--loadInputs=" + _pairs(inputs))
     if shapes:

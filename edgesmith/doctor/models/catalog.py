@@ -46,10 +46,11 @@ class Specimen:
     expected: NDArray[np.float32]
 
 
-def specimen(name: str, folder: Path = HERE) -> Specimen:
+def specimen(name: str) -> Specimen:
     """A file by its name in the manifest: "tensorrt-weak-float32"."""
     import numpy as np
 
+    folder = HERE
     one = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))[name]
     rows = json.loads((folder / EXPECTED).read_text(encoding="utf-8"))[name]
     return Specimen(artifact=_artifact(one, folder), expected=np.asarray(rows, dtype=np.float32))
