@@ -53,8 +53,8 @@ def count_macs(keras_model: Any) -> int:
         ModelError: a dimension that the count needs is open, or there is no convention for a layer; names the layer.
     """
     total = 0
-    for layer, inputs, outputs in _calls(keras_model):
-        total += _layer_macs(layer, inputs, outputs)
+    for layer, inputs, outputs in calls(keras_model):
+        total += layer_macs(layer, inputs, outputs)
     return total
 
 
@@ -110,7 +110,7 @@ def onnx_macs(path: Path) -> int | None:
     return total // batch if total % batch == 0 else total
 
 
-def _calls(model: Any) -> Iterator[tuple[Any, list[Shape], list[Shape]]]:
+def calls(model: Any) -> Iterator[tuple[Any, list[Shape], list[Shape]]]:
     """(layer, input shapes, output shapes) of every call in the graph, nested models opened."""
     graph = getattr(model, "_functional", None) or model  # a Sequential keeps its graph there
     by_depth = getattr(graph, "_nodes_by_depth", None)
@@ -122,35 +122,35 @@ def _calls(model: Any) -> Iterator[tuple[Any, list[Shape], list[Shape]]]:
                 continue
             layer = node.operation
             if getattr(layer, "_nodes_by_depth", None) is not None or getattr(layer, "_functional", None) is not None:
-                yield from _calls(layer)
+                yield from calls(layer)
             else:
                 yield layer, [tuple(t.shape) for t in node.input_tensors], [tuple(t.shape) for t in node.output_tensors]
 
 
-def _layer_macs(layer: Any, inputs: list[Shape], outputs: list[Shape]) -> int:
+def layer_macs(layer: Any, inputs: list[Shape], outputs: list[Shape]) -> int:
     kind = type(layer).__name__
     if kind in ("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D"):
-        return _positions(layer, outputs[0]) * _size(layer.kernel)
+        return positions(layer, outputs[0]) * _size(layer.kernel)
     if kind in ("SeparableConv1D", "SeparableConv2D"):
         taps = _size(layer.depthwise_kernel) + _size(layer.pointwise_kernel)
-        return _positions(layer, outputs[0]) * taps
+        return positions(layer, outputs[0]) * taps
     if kind in ("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"):
-        return _positions(layer, inputs[0]) * _size(layer.kernel)
+        return positions(layer, inputs[0]) * _size(layer.kernel)
     if kind == "Dense":
-        return _product(layer, inputs[0][1:-1]) * _size(layer.kernel)
+        return product(layer, inputs[0][1:-1]) * _size(layer.kernel)
     if kind == "EinsumDense":
         return _einsum(layer, inputs[0])
     if kind in _GATES:
         steps, features = inputs[0][1:]
-        per_step = _product(layer, (features,)) + layer.units
-        return _product(layer, (steps, _GATES[kind], layer.units, per_step))
+        per_step = product(layer, (features,)) + layer.units
+        return product(layer, (steps, _GATES[kind], layer.units, per_step))
     if kind == "MultiHeadAttention":
         return _attention(layer, inputs, outputs)
     if kind == "Bidirectional":
         inner = [(part, inputs, outputs) for part in (layer.forward_layer, layer.backward_layer)]
-        return sum(_layer_macs(*part) for part in inner)
+        return sum(layer_macs(*part) for part in inner)
     if kind == "TimeDistributed":
-        return _product(layer, (inputs[0][1],)) * _one_step(layer.layer, inputs[0], outputs[0])
+        return product(layer, (inputs[0][1],)) * _one_step(layer.layer, inputs[0], outputs[0])
     if kind in _NOT_COUNTED or kind.startswith("Quantized"):
         raise ModelError(f"Layer {layer.name} is {kind}, for which no count of multiply-accumulates is defined.")
     unknown = [v.name for v in getattr(layer, "weights", ()) if v.name.endswith("kernel") and len(v.shape) > 1]
@@ -166,16 +166,16 @@ def _size(variable: Any) -> int:
 def _one_step(inner: Any, inputs: Shape, outputs: Shape) -> int:
     if hasattr(inner, "layers"):
         return count_macs(inner)
-    return _layer_macs(inner, [(inputs[0], *inputs[2:])], [(outputs[0], *outputs[2:])])
+    return layer_macs(inner, [(inputs[0], *inputs[2:])], [(outputs[0], *outputs[2:])])
 
 
-def _positions(layer: Any, shape: Shape) -> int:
+def positions(layer: Any, shape: Shape) -> int:
     """Spatial positions of a convolution's tensor."""
     first = getattr(layer, "data_format", "channels_last") == "channels_first"
-    return _product(layer, shape[2:] if first else shape[1:-1])
+    return product(layer, shape[2:] if first else shape[1:-1])
 
 
-def _product(layer: Any, dims: Shape) -> int:
+def product(layer: Any, dims: Shape) -> int:
     total = 1
     for dim in dims:
         if dim is None:
@@ -200,7 +200,7 @@ def _einsum(layer: Any, shape: Shape) -> int:
     for position, (index, dim) in enumerate(zip(named, shape, strict=True)):
         if position or "..." in data:  # the first index is the batch
             sizes.setdefault(index, dim)
-    return _product(layer, tuple(sizes.values()))
+    return product(layer, tuple(sizes.values()))
 
 
 def _attention(layer: Any, inputs: list[Shape], outputs: list[Shape]) -> int:
@@ -212,10 +212,10 @@ def _attention(layer: Any, inputs: list[Shape], outputs: list[Shape]) -> int:
     if len(query) != 3:
         raise ModelError(f"Layer {layer.name}: attention over more than one axis has no count defined.")
     (_, steps, q), (_, memory, k), (_, _, v) = query, key, value
-    total = _product(layer, (steps, q, heads, width)) + _product(layer, (memory, k, heads, width))
-    total += _product(layer, (memory, v, heads, value_width)) + _product(layer, (steps, memory, heads, width))
-    total += _product(layer, (steps, memory, heads, value_width))
-    return total + _product(layer, (steps, heads, value_width, outputs[0][-1]))
+    total = product(layer, (steps, q, heads, width)) + product(layer, (memory, k, heads, width))
+    total += product(layer, (memory, v, heads, value_width)) + product(layer, (steps, memory, heads, width))
+    total += product(layer, (steps, memory, heads, value_width))
+    return total + product(layer, (steps, heads, value_width, outputs[0][-1]))
 
 
 def _steps_first(model: Any) -> bool:

@@ -66,9 +66,7 @@ RULES: dict[str, Rule] = {
         for kind in ("Max", "Average", "GlobalMax", "GlobalAverage")
         for rank in (1, 2, 3)
     },
-    **{
-        f"{kind}{rank}D": _positions for kind in ("ZeroPadding", "Cropping", "UpSampling") for rank in (1, 2, 3)
-    },
+    **{f"{kind}{rank}D": _positions for kind in ("ZeroPadding", "Cropping", "UpSampling") for rank in (1, 2, 3)},
     "Resizing": _positions,
     **dict.fromkeys(("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), _joined),
 }

@@ -87,7 +87,9 @@ class _Surgery:
                 shapes,
             )
         return self._keras.models.clone_model(
-            model, clone_function=self._layer, call_function=None if _sequential(self._keras, model) else self._call,
+            model,
+            clone_function=self._layer,
+            call_function=None if _sequential(self._keras, model) else self._call,
             input_tensors=inputs,
         )
 
