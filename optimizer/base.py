@@ -67,6 +67,8 @@ class Context:
         progress: where the step tells that it is alive.
         workdir: folder of this step alone; checkpoints go there and nothing else.
         root: the config's folder, where `package.module:function` is looked for first.
+        original: opens the model as it was before the first step of the recipe, the teacher of a distillation; a new
+            object, not to be changed. None where the step is used alone.
     """
 
     workdir: Path
@@ -75,6 +77,7 @@ class Context:
     seed: int = 0
     progress: Progress = field(default_factory=Silent)
     root: Path | None = None
+    original: Callable[[], KerasModel] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -22,8 +22,9 @@ from edgesmith.progress import Progress
 from edgesmith.progress import Task as ProgressTask
 from edgesmith.types import SampleSet
 from optimizer import batchnorm, checkpoint, losses
-from optimizer.base import Context, KerasModel
+from optimizer.base import Context, KerasModel, Needs
 from optimizer.checkpoint import Position, Snapshot
+from optimizer.distillation.settings import Distill
 from targets.keras_model import one_or_list
 
 # Enough to see batch-norm statistics settle, little enough to do after every epoch.
@@ -52,6 +53,9 @@ class TrainingParams(Section):
         default=0.1, gt=0, lt=1, description="Share of the training data held out for early_stop; unused without it."
     )
     seed: int | None = Field(default=None, ge=0, description="Default: the seed of the run.")
+    distill: Distill | None = Field(
+        default=None, description="Learn from the answers of the original model, too; then labels are not needed."
+    )
 
     @field_validator("loss")
     @classmethod
@@ -97,6 +101,28 @@ class Split:
     validation: NDArray[np.int64]
 
 
+def training_needs(params: TrainingParams) -> Needs:
+    """What a technique that fine-tunes cannot do without, where training is all it needs data for."""
+    trains = params.epochs > 0
+    return Needs(keras=True, training_data=trains, labels=trains and params.distill is None)
+
+
+def training_set(params: TrainingParams, context: Context, *, step: str) -> SampleSet:
+    """What `finetune` will train on; for `check`.
+
+    Raises:
+        DataError: there is none, or it has no labels and nothing to learn from but labels.
+        ModelError: distillation is asked for, and there is no original model.
+    """
+    if params.distill is None:
+        return labelled(context, step=step)[0]
+    if context.train is None:
+        raise DataError(f"{step} fine-tunes, and there is no training data.", next_step="Give `data.train`.")
+    if context.original is None:
+        raise ModelError(f"{step} is to learn from the original model, and there is none.", next_step="Drop `distill`.")
+    return context.train
+
+
 def labelled(context: Context, *, step: str) -> tuple[SampleSet, NDArray[Any]]:
     """The training set and its labels.
 
@@ -109,7 +135,8 @@ def labelled(context: Context, *, step: str) -> tuple[SampleSet, NDArray[Any]]:
     if train.y is None:
         raise DataError(
             f"{step} fine-tunes, and the training data has no labels ({train.source}).",
-            next_step="Give `data.train` with labels (`y`), or set `epochs: 0`.",
+            next_step="Give `data.train` with labels (`y`), set `distill: {}` to learn from the original model's "
+            "answers instead, or set `epochs: 0`.",
         )
     return train, train.y
 

@@ -121,6 +121,7 @@ def _context(prepared: Prepared, work: Workspace, key: str) -> Context:
         progress=work.progress,
         workdir=work.store.workdir("step", key),
         root=prepared.loaded.root,
+        original=lambda: open_keras(prepared.model),
     )
 
 

@@ -132,7 +132,8 @@ def test_prune_without_labels_is_refused(tmp_path: Path):
         prune.check(_net(), prune.Params(), Context(workdir=tmp_path, train=_train(labels=False)))
     assert str(error.value) == (
         "prune fine-tunes, and the training data has no labels (made.npz).\n"
-        "Give `data.train` with labels (`y`), or set `epochs: 0`."
+        "Give `data.train` with labels (`y`), set `distill: {}` to learn from the original model's answers instead, "
+        "or set `epochs: 0`."
     )
 
 

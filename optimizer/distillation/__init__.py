@@ -1,0 +1,1 @@
+"""A network learns from the answers of another one."""
