@@ -61,6 +61,12 @@ def assign(variables: Sequence[Any], arrays: Arrays) -> None:
         variable.assign(array)
 
 
+def digest(model: Any) -> str:
+    """SHA-256 over all variables of a model but generator states, which are random until training begins."""
+    kept = [v for v in model.variables if v.name != "seed_generator_state"]
+    return files.sha256_bytes(b"".join(array.tobytes() for array in values(kept)))
+
+
 def save(path: Path, snapshot: Snapshot) -> None:
     """Writes a snapshot; a crash leaves the old one or this one."""
     position = np.frombuffer(json.dumps(asdict(snapshot.position)).encode(), dtype=np.uint8)

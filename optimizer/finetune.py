@@ -16,19 +16,22 @@ from calibration import inputs
 from calibration.user_code import blaming, is_reference
 from edgesmith import files
 from edgesmith.config import Section
-from edgesmith.errors import DataError, InfrastructureError, ModelError
+from edgesmith.errors import DataError, InfrastructureError, InternalError, ModelError
 from edgesmith.frameworks import import_keras, import_tensorflow
 from edgesmith.progress import Progress
 from edgesmith.progress import Task as ProgressTask
 from edgesmith.types import SampleSet
-from optimizer import batchnorm, checkpoint, losses
+from optimizer import batchnorm, checkpoint, losses, objectives
 from optimizer.base import Context, KerasModel, Needs
 from optimizer.checkpoint import Position, Snapshot
+from optimizer.distillation.lesson import Lesson
 from optimizer.distillation.settings import Distill
+from optimizer.objectives import Labels, Objective
 from targets.keras_model import one_or_list
 
 # Enough to see batch-norm statistics settle, little enough to do after every epoch.
 _VALIDATION_BATCH_NORM_SAMPLES = 512
+_VALIDATION_PIECE = 1024
 
 
 class TrainingParams(Section):
@@ -227,20 +230,32 @@ class _Loop:
         self._seed = context.seed if params.seed is None else params.seed
         self._root = context.root
         self._path: Path = context.workdir / f"{label}.npz"
-        train, y = labelled(context, step=label)
+        train = training_set(params, context, step=label)
         if not model.trainable_variables:
             raise ModelError(
                 f"{label}: all layers of the model are frozen: there is nothing to train.",
                 next_step="Set `trainable = True` on the layers before saving the model, or set `epochs: 0`.",
             )
         self._x = train.x
-        self._loss = losses.choose_loss(model, params.loss, y, context.root)
+        self._objective = _objective(model, params, train, context, self._seed)
         self._split = split(params, len(train), self._seed)
         self._steps = steps_per_epoch(params, len(self._split.train))
         self._key = files.sha256_json(
-            [params.model_dump(mode="json"), train.sha256, self._seed, label, _digest(model), eligible_step]
+            [
+                params.model_dump(mode="json"),
+                train.sha256,
+                self._seed,
+                label,
+                checkpoint.digest(model),
+                eligible_step,
+                *self._objective.identity,
+            ]
         )
         self._best: checkpoint.Arrays = ()
+
+    @property
+    def _trained(self) -> KerasModel:
+        return self._objective.trained
 
     def run(self) -> Trained:
         # Python's, NumPy's and TensorFlow's own generators: a loss or layer of the user's may draw from them.
@@ -249,6 +264,8 @@ class _Loop:
         position = self._resume()
         resumed = position.epochs_done
         epochs = self._params.epochs
+        if resumed < epochs and not position.stopped:
+            self._objective.prepare(self._progress, self._label)
         callbacks = self._keras.callbacks.CallbackList(
             [companion.callback() for companion in self._companions], model=self._model, epochs=epochs
         )
@@ -262,7 +279,7 @@ class _Loop:
                 checkpoint.save(self._path, self._snapshot(position))
             callbacks.on_train_end()
         if self._best:
-            checkpoint.assign(self._model.variables, self._best)
+            checkpoint.assign(self._trained.variables, self._best)
         self._forget_compilation()
         return Trained(losses=position.losses, best_epoch=position.best_epoch, notes=self._notes(position, resumed))
 
@@ -275,16 +292,15 @@ class _Loop:
             optimizer = optimizers.Adam(learning_rate=rate)
         else:
             optimizer = optimizers.SGD(learning_rate=rate, momentum=0.9)
-        self._model.compile(optimizer=optimizer, loss=self._loss.function)
-        optimizer.build(self._model.trainable_variables)
+        self._objective.compile(optimizer)
 
     def _resume(self) -> Position:
         snapshot = checkpoint.load(self._path, self._key)
         if snapshot is None:
             _reseed(self._model, self._seed)
             return Position(key=self._key)
-        checkpoint.assign(self._model.variables, snapshot.model)
-        checkpoint.assign(self._model.optimizer.variables, snapshot.optimizer)
+        checkpoint.assign(self._trained.variables, snapshot.model)
+        checkpoint.assign(self._trained.optimizer.variables, snapshot.optimizer)
         for companion, state in zip(self._companions, snapshot.companions, strict=True):
             companion.restore(state)
         self._best = snapshot.best
@@ -316,22 +332,25 @@ class _Loop:
         return position
 
     def _train_on(self, indices: NDArray[np.int64]) -> float:
-        x, y = self._x[indices], self._loss.labels[indices]
+        x, y = self._x[indices], self._objective.targets(indices)
         own = self._params.loss if is_reference(self._params.loss) else None
         errors = import_tensorflow().errors
         try:
             with blaming(own, self._root) if own else contextlib.nullcontext():
-                return float(self._model.train_on_batch(self._fed(x), y, return_dict=True)["loss"])
+                return float(self._trained.train_on_batch(self._fed(x), y, return_dict=True)["loss"])
         except errors.ResourceExhaustedError as error:
             raise InfrastructureError(
                 f"{self._label}: out of memory in a training step: {_first_line(error)}",
                 next_step=f"Lower batch_size (it is {self._params.batch_size}).",
             ) from error
         except (ValueError, TypeError, errors.InvalidArgumentError) as error:
-            given = ", ".join(f"{part.dtype}{list(part.shape)}" for part in inputs.split(x))
+            given, labels = (
+                ", ".join(f"{part.dtype}{list(part.shape)}" for part in parts)
+                for parts in (inputs.split(x), objectives.arrays(y))
+            )
             raise ModelError(
-                f"{self._label}: a training step failed with loss {self._loss.text}, "
-                f"inputs {given} and labels {y.dtype}{list(y.shape)}: {_first_line(error)}",
+                f"{self._label}: a training step failed with loss {self._objective.text}, "
+                f"inputs {given} and labels {labels}: {_first_line(error)}",
                 next_step="See that labels and loss fit the model's output.",
             ) from error
 
@@ -344,40 +363,45 @@ class _Loop:
         some = np.random.default_rng([self._seed, 3]).permutation(self._split.train)[:_VALIDATION_BATCH_NORM_SAMPLES]
         batchnorm.reestimate(self._model, self._x[some], seed=self._seed)
         held = self._split.validation
-        loss = float(
-            self._model.evaluate(
-                self._fed(self._x[held]),
-                self._loss.labels[held],
-                batch_size=self._params.batch_size,
-                verbose=0,
-                return_dict=True,
-            )["loss"]
-        )
+        # In pieces, since a teacher's answers may be computed for each and take much memory.
+        pieces = np.array_split(held, -(-len(held) // _VALIDATION_PIECE))
+        loss = sum(self._loss_on(piece) * len(piece) for piece in pieces) / len(held)
         if position.best_loss is None or loss < position.best_loss:
-            self._best = checkpoint.values(self._model.variables)
+            self._best = checkpoint.values(self._trained.variables)
             return replace(position, best_epoch=position.epochs_done, best_loss=loss)
         return replace(position, stopped=position.epochs_done - position.best_epoch >= patience)
+
+    def _loss_on(self, indices: NDArray[np.int64]) -> float:
+        found = self._trained.evaluate(
+            self._fed(self._x[indices]),
+            self._objective.targets(indices),
+            batch_size=self._params.batch_size,
+            verbose=0,
+            return_dict=True,
+        )
+        return float(found["loss"])
 
     def _snapshot(self, position: Position) -> Snapshot:
         return Snapshot(
             position=position,
-            model=checkpoint.values(self._model.variables),
-            optimizer=checkpoint.values(self._model.optimizer.variables),
+            model=checkpoint.values(self._trained.variables),
+            optimizer=checkpoint.values(self._trained.optimizer.variables),
             best=self._best,
             companions=tuple(companion.state() for companion in self._companions),
         )
 
     def _forget_compilation(self) -> None:
         """Without this the optimizer's slots, twice the weights, would be saved with the model."""
-        self._model.optimizer = None
-        self._model.compiled = False
-        self._model.train_function = None
-        self._model.test_function = None
+        self._trained.optimizer = None
+        self._trained.compiled = False
+        self._trained.train_function = None
+        self._trained.test_function = None
 
     def _notes(self, position: Position, resumed: int) -> tuple[str, ...]:
         went = f"{position.losses[0]:.4f} to {position.losses[-1]:.4f}"
         notes = [
-            f"fine-tuned for {position.epochs_done} epochs of {self._steps} steps, loss {self._loss.text}: {went}",
+            f"fine-tuned for {position.epochs_done} epochs of {self._steps} steps, loss {self._objective.text}: {went}",
+            *self._objective.notes,
         ]
         if position.best_epoch:
             held = len(self._split.validation)
@@ -389,17 +413,33 @@ class _Loop:
         return tuple(notes)
 
 
+def _objective(model: KerasModel, params: TrainingParams, train: SampleSet, context: Context, seed: int) -> Objective:
+    """The loss on labels, or a lesson from the original model."""
+    if params.distill is None:
+        if train.y is None:
+            raise InternalError("a training without labels and without a teacher was begun")
+        return Labels(model, losses.choose_loss(model, params.loss, train.y, context.root))
+    if context.original is None:
+        raise InternalError("a distillation without a teacher was begun")
+    # Several outputs, and one array of labels: no loss but the user's could tell what belongs to which.
+    labels = train.y if len(model.outputs) == 1 or is_reference(params.loss) else None
+    loss = None if labels is None else losses.choose_loss(model, params.loss, labels, context.root)
+    return Lesson(
+        model,
+        context.original(),
+        params.distill,
+        train.x,
+        loss,
+        meaning=params.loss if loss is None else loss.name,
+        seed=seed,
+    )
+
+
 def _reseed(model: KerasModel, seed: int) -> None:
     """Puts the generators of dropout and the like, whose state a loaded model draws at random, on the seed."""
     states = [v for v in model.variables if v.name == "seed_generator_state"]
     for i, state in enumerate(states):
         state.assign(np.array([seed % 2**32, i], dtype=np.uint32))
-
-
-def _digest(model: KerasModel) -> str:
-    """Over all variables but generator states, which are random until training begins."""
-    kept = [v for v in model.variables if v.name != "seed_generator_state"]
-    return files.sha256_bytes(b"".join(array.tobytes() for array in checkpoint.values(kept)))
 
 
 def _first_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ from optimizer.base import KerasModel
 NAMES = ("auto", "sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy", "mse")
 
 # What may stand between the activation and the output without changing what the numbers mean.
-_TRANSPARENT = frozenset({"Reshape", "Flatten", "Identity", "Dropout", "Squeeze", "Cast"})
+TRANSPARENT = frozenset({"Reshape", "Flatten", "Identity", "Dropout", "Squeeze", "Cast"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,11 +25,13 @@ class ChosenLoss:
     """A loss with the labels in the form it takes.
 
     Attributes:
+        name: one of `NAMES`, less "auto", or the user's reference.
         function: a Keras loss or the user's `f(y_true, y_pred)`.
         labels: as `function` wants them.
         text: for people: "sparse_categorical_crossentropy (softmax output)".
     """
 
+    name: str
     function: Any
     labels: NDArray[Any]
     text: str
@@ -58,7 +60,7 @@ def choose_loss(model: KerasModel, name: str, labels: NDArray[Any], root: Path |
         DataError: labels that do not fit the output, or a function that cannot be loaded.
     """
     if is_reference(name):
-        return ChosenLoss(function=load_function(name, root), labels=labels, text=name)
+        return ChosenLoss(name=name, function=load_function(name, root), labels=labels, text=name)
     if len(model.outputs) != 1:
         raise ModelError(
             f"The model has {len(model.outputs)} outputs; fine-tuning knows what to do with one.",
@@ -77,26 +79,29 @@ def choose_loss(model: KerasModel, name: str, labels: NDArray[Any], root: Path |
         function = losses.BinaryCrossentropy(from_logits=activation != "sigmoid")
     else:
         function = losses.MeanSquaredError()
-    return ChosenLoss(function=function, labels=fitted, text=f"{chosen} ({activation} output)")
+    return ChosenLoss(name=chosen, function=function, labels=fitted, text=f"{chosen} ({activation} output)")
 
 
-def last_activation(model: KerasModel) -> str:
-    """Name of the function that the model's first output comes out of; "linear" where there is none."""
+def last_activation(model: KerasModel, index: int = 0) -> str:
+    """Name of the function that an output of the model comes out of; "linear" where there is none."""
     keras = import_keras()
-    tensor = model.outputs[0]
+    tensor = model.outputs[index]
     while True:
         history = tensor._keras_history  # noqa: SLF001 - the only way back from a tensor to what made it
         operation = history.operation
         kind = type(operation).__name__
         if isinstance(operation, keras.Model):
             tensor = operation.outputs[history.tensor_index]
-        elif kind in _TRANSPARENT:
+        elif kind in TRANSPARENT:
             node = operation._inbound_nodes[history.node_index]  # noqa: SLF001 - likewise
             tensor = node.input_tensors[0]
         elif kind in ("Softmax", "Sigmoid"):
             return kind.lower()
         else:
-            activation = getattr(operation, "activation", None)
+            inner = operation.layer if kind == "TimeDistributed" else operation
+            if isinstance(inner, keras.Model):
+                return last_activation(inner)
+            activation = getattr(inner, "activation", None)
             return str(getattr(activation, "__name__", type(activation).__name__)).lower() if activation else "linear"
 
 
