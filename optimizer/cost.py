@@ -30,6 +30,7 @@ import numpy as np
 
 from edgesmith.errors import ModelError
 from edgesmith.frameworks import import_onnx
+from optimizer import graph
 
 Shape = tuple[int | None, ...]
 
@@ -96,13 +97,13 @@ def onnx_macs(path: Path) -> int | None:
     model = onnx.load_model(str(path))
     batch = 1 if _steps_first(model) else _close_batch(model)
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    graph = inferred.graph
-    shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
+    inside = inferred.graph
+    shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in inside.initializer}
+    for value in (*inside.input, *inside.value_info, *inside.output):
         dims = value.type.tensor_type.shape.dim
         shapes[value.name] = tuple(int(d.dim_value) if d.HasField("dim_value") else None for d in dims)
     total = 0
-    for node in graph.node:
+    for node in inside.node:
         macs = _node_macs(node, shapes)
         if macs is None:
             return None
@@ -112,22 +113,25 @@ def onnx_macs(path: Path) -> int | None:
 
 def calls(model: Any) -> Iterator[tuple[Any, list[Shape], list[Shape]]]:
     """(layer, input shapes, output shapes) of every call in the graph, nested models opened."""
-    graph = getattr(model, "_functional", None) or model  # a Sequential keeps its graph there
-    by_depth = getattr(graph, "_nodes_by_depth", None)
-    if by_depth is None:
-        raise ModelError(f"The model {model.name} has no graph, so its cost cannot be counted.")
-    for depth in sorted(by_depth, reverse=True):
-        for node in by_depth[depth]:
-            if node.is_input:
-                continue
-            layer = node.operation
-            if getattr(layer, "_nodes_by_depth", None) is not None or getattr(layer, "_functional", None) is not None:
-                yield from calls(layer)
-            else:
-                yield layer, [tuple(t.shape) for t in node.input_tensors], [tuple(t.shape) for t in node.output_tensors]
+    for node in graph.nodes(graph.functional(model, "its cost cannot be counted")):
+        layer = node.operation
+        if graph.is_model(layer):
+            yield from calls(layer)
+        else:
+            yield layer, [tuple(t.shape) for t in node.input_tensors], [tuple(t.shape) for t in node.output_tensors]
 
 
 def layer_macs(layer: Any, inputs: list[Shape], outputs: list[Shape]) -> int:
+    """Multiply-accumulates of one call of a layer, for one sample.
+
+    Args:
+        layer: a Keras layer.
+        inputs: shapes of its tensors, batch axis included.
+        outputs: the same.
+
+    Raises:
+        ModelError: as `count_macs`.
+    """
     kind = type(layer).__name__
     if kind in ("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv1D", "DepthwiseConv2D"):
         return positions(layer, outputs[0]) * _size(layer.kernel)
@@ -176,6 +180,11 @@ def positions(layer: Any, shape: Shape) -> int:
 
 
 def product(layer: Any, dims: Shape) -> int:
+    """Product of some dimensions of a layer's tensor.
+
+    Raises:
+        ModelError: one of them is open; names the layer.
+    """
     total = 1
     for dim in dims:
         if dim is None:

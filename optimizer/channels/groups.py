@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimizer.base import KerasModel
-from optimizer.channels.trace import Setting, Touch, Trace, trace
+from optimizer.channels.trace import Role, Setting, Touch, Trace, trace
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,12 +34,14 @@ class Group:
         name: the layers that make it, joined by "+".
         units: their numbers, in the order of the first layer's channels.
         parts: every axis that holds it.
+        joined: a sum or a concatenation puts it together with what another branch brings.
         frozen: why nothing of it can go; "" where something can.
     """
 
     name: str
     units: NDArray[np.int64]
     parts: tuple[Part, ...]
+    joined: bool
     frozen: str
 
     def __len__(self) -> int:
@@ -48,7 +50,20 @@ class Group:
     @property
     def makers(self) -> tuple[str, ...]:
         """Layers that compute it."""
-        return tuple(dict.fromkeys(part.touch.layer for part in self.parts if part.touch.makes))
+        return self._layers(Role.MAKES)
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """Layers that sum over it."""
+        return self._layers(Role.READS)
+
+    @property
+    def key(self) -> tuple[tuple[str, str, int, int], ...]:
+        """What holds it, and how often: no two groups of a network share it, and it outlives a surgery."""
+        return tuple((p.touch.layer, p.touch.weight, p.touch.axis, p.places.shape[1]) for p in self.parts)
+
+    def _layers(self, role: Role) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(part.touch.layer for part in self.parts if part.touch.role is role))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +98,7 @@ def find(model: KerasModel) -> Channels:
     """
     found = trace(model)
     roots, frozen = found.atoms.roots(), found.atoms.frozen()
+    found.joined = set(roots[list(found.joined)].tolist())
     groups = [_group(found, roots, units, frozen) for units in _alike(found, roots)]
     return Channels(
         groups=tuple(group for group in groups if not group.frozen),
@@ -102,7 +118,7 @@ def _alike(found: Trace, roots: NDArray[np.int64]) -> list[list[int]]:
         units, counts = np.unique(roots[touch.ids], return_counts=True)
         for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
             held[unit].append((*key, count))
-        if touch.makes:
+        if touch.role is Role.MAKES:
             made.update(units.tolist())
     kinds: dict[tuple[tuple[str, str, int, int], ...], list[int]] = defaultdict(list)
     for unit in sorted(made):
@@ -116,6 +132,7 @@ def _group(found: Trace, roots: NDArray[np.int64], units: list[int], frozen: Map
         mine = roots[touch.ids]
         if units[0] in mine:
             parts.append(Part(touch, np.array([np.flatnonzero(mine == unit) for unit in units])))
-    makers = dict.fromkeys(part.touch.layer for part in parts if part.touch.makes)
+    makers = dict.fromkeys(part.touch.layer for part in parts if part.touch.role is Role.MAKES)
     reason = next((frozen[unit] for unit in units if unit in frozen), "")
-    return Group("+".join(makers), np.array(units, dtype=np.int64), tuple(parts), reason)
+    joined = not found.joined.isdisjoint(units)
+    return Group("+".join(makers), np.array(units, dtype=np.int64), tuple(parts), joined, reason)

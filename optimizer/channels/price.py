@@ -7,25 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-
 from optimizer import cost
 from optimizer.base import KerasModel
 from optimizer.channels import kernel_macs
+from optimizer.channels.axes import Axis, axes_of
 from optimizer.channels.groups import Channels
+from optimizer.graph import is_model
 
 Kind = Literal["macs", "parameters"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """How long an axis is: `fixed` entries that stay, and `places[group]` for every unit that the group keeps."""
-
-    fixed: int
-    places: Mapping[int, int]
-
-    def length(self, kept: Sequence[int]) -> int:
-        return self.fixed + sum(each * kept[group] for group, each in self.places.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +22,7 @@ class _Term:
     """A product: a factor that stays, and axes that shrink."""
 
     factor: float
-    axes: tuple[_Axis, ...]
+    axes: tuple[Axis, ...]
 
     def value(self, kept: Sequence[int]) -> float:
         return self.factor * math.prod(axis.length(kept) for axis in self.axes)
@@ -56,12 +45,8 @@ class Price:
         Raises:
             ModelError: multiply-accumulates cannot be counted.
         """
-        self._group_of = {int(unit): index for index, group in enumerate(channels.groups) for unit in group.units}
         self._channels = channels
-        self._axes = {
-            (touch.layer, touch.weight, touch.axis): self._axis(channels.unit_of[touch.ids])
-            for touch in channels.touches
-        }
+        self._axes = axes_of(channels)
         self._terms = self._parameters() if kind == "parameters" else self._macs(model)
         self._by_group: dict[int, list[_Term]] = {index: [] for index in range(len(channels.groups))}
         for term in self._terms:
@@ -77,17 +62,14 @@ class Price:
         fewer = [count - units if index == group else count for index, count in enumerate(kept)]
         return sum(term.value(kept) - term.value(fewer) for term in self._by_group[group])
 
-    def _axis(self, units: Any) -> _Axis:
-        found, counts = np.unique(units, return_counts=True)
-        places: dict[int, int] = {}
-        fixed = 0
-        for unit, count in zip(found.tolist(), counts.tolist(), strict=True):
-            group = self._group_of.get(unit)
-            if group is None:
-                fixed += count
-            else:
-                places[group] = count  # the same for each unit of a group
-        return _Axis(fixed, places)
+    @property
+    def steps(self) -> int:
+        """Every unit saves something: there is no need to look further ahead than one level."""
+        return 1
+
+    def neighbours(self, group: int) -> frozenset[int]:
+        """Groups whose savings change when this one shrinks, itself included."""
+        return frozenset(other for term in self._by_group[group] for axis in term.axes for other in axis.places)
 
     def _term(self, layer: str, weight: str, shape: Mapping[int, int], factor: float) -> _Term:
         """A factor times the length of some axes of a weight."""
@@ -104,7 +86,7 @@ class Price:
         terms, seen = [], set()
         for path, layer in self._channels.layers.items():
             for weight in getattr(layer, "weights", ()):
-                if id(weight) in seen or hasattr(layer, "_nodes_by_depth"):
+                if id(weight) in seen or is_model(layer):
                     continue
                 seen.add(id(weight))
                 terms.append(self._term(*names.get(id(weight), (path, "")), dict(enumerate(weight.shape)), 1.0))

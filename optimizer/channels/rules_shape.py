@@ -36,8 +36,9 @@ def _permute(call: Call, _trace: Trace) -> Sequence[Lanes]:
     return (Lanes(call.inputs[0].ids.transpose(order), call.shapes[0]),)
 
 
-def _concatenate(call: Call, _trace: Trace) -> Sequence[Lanes]:
+def _concatenate(call: Call, trace: Trace) -> Sequence[Lanes]:
     shape = call.shapes[0]
+    trace.join(call.inputs)
     axis = call.layer.axis
     axis = axis % (len(shape) + 1) - 1  # theirs counts the batch
     parts = [lanes.along(axis) for lanes in call.inputs]

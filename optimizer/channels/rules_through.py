@@ -49,6 +49,8 @@ def _joined(call: Call, trace: Trace) -> Sequence[Lanes] | None:
     first = wide[0].along(-1)
     for other in wide[1:]:
         trace.atoms.unite(first.ids, other.along(-1).ids)
+    if call.kind in _SUMS:
+        trace.join(wide)
     # Along the other axes the widest of them tells how it varies.
     sizes = [max(one.ids.shape[axis] for one in wide) for axis in range(len(shape) - 1)]
     ids = np.broadcast_to(first.ids, (*sizes, first.ids.shape[-1]))

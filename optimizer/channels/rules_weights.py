@@ -8,7 +8,7 @@ import numpy as np
 
 from optimizer.channels.atoms import Ids
 from optimizer.channels.lanes import Lanes
-from optimizer.channels.trace import Call, Rule, Trace
+from optimizer.channels.trace import Call, Role, Rule, Trace
 
 _EACH_BY_ITSELF = frozenset(
     {"linear", "relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "swish", "sigmoid", "hard_sigmoid"}
@@ -42,7 +42,7 @@ def _convolution(call: Call, trace: Trace) -> Sequence[Lanes]:
     rank = layer.rank
     x, out, groups = trace.channels(call.inputs[0]), trace.atoms.new(layer.filters), layer.groups
     if groups == 1:
-        trace.touch(call, "kernel", rank, x)
+        trace.touch(call, "kernel", rank, x, Role.READS)
     elif groups == len(x):
         # Depthwise by another name: a channel goes with all that is made of it, and with its group.
         trace.atoms.unite(out, np.repeat(x, layer.filters // groups))
@@ -52,8 +52,8 @@ def _convolution(call: Call, trace: Trace) -> Sequence[Lanes]:
         mine, theirs = x.reshape(groups, -1), out.reshape(groups, -1)
         trace.atoms.unite(mine, mine[:1])
         trace.atoms.unite(theirs, theirs[:1])
-        trace.touch(call, "kernel", rank, mine[0])
-    trace.touch(call, "kernel", rank + 1, out, makes=True)
+        trace.touch(call, "kernel", rank, mine[0], Role.READS)
+    trace.touch(call, "kernel", rank + 1, out, Role.MAKES)
     trace.setting(call, "filters", out)
     return _made(call, trace, out)
 
@@ -63,8 +63,8 @@ def _transposed(call: Call, trace: Trace) -> Sequence[Lanes]:
     if layer.data_format == "channels_first":
         return trace.kept(call, _CHANNELS_FIRST)
     x, out = trace.channels(call.inputs[0]), trace.atoms.new(layer.filters)
-    trace.touch(call, "kernel", layer.rank + 1, x)
-    trace.touch(call, "kernel", layer.rank, out, makes=True)
+    trace.touch(call, "kernel", layer.rank + 1, x, Role.READS)
+    trace.touch(call, "kernel", layer.rank, out, Role.MAKES)
     trace.setting(call, "filters", out)
     return _made(call, trace, out)
 
@@ -84,16 +84,16 @@ def _separable(call: Call, trace: Trace) -> Sequence[Lanes]:
         return trace.kept(call, _CHANNELS_FIRST)
     x, out = trace.channels(call.inputs[0]), trace.atoms.new(layer.filters)
     trace.touch(call, "depthwise_kernel", layer.rank, x)
-    trace.touch(call, "pointwise_kernel", layer.rank, np.repeat(x, layer.depth_multiplier))
-    trace.touch(call, "pointwise_kernel", layer.rank + 1, out, makes=True)
+    trace.touch(call, "pointwise_kernel", layer.rank, np.repeat(x, layer.depth_multiplier), Role.READS)
+    trace.touch(call, "pointwise_kernel", layer.rank + 1, out, Role.MAKES)
     trace.setting(call, "filters", out)
     return _made(call, trace, out)
 
 
 def _dense(call: Call, trace: Trace) -> Sequence[Lanes]:
     out = trace.atoms.new(call.layer.units)
-    trace.touch(call, "kernel", 0, trace.channels(call.inputs[0]))
-    trace.touch(call, "kernel", 1, out, makes=True)
+    trace.touch(call, "kernel", 0, trace.channels(call.inputs[0]), Role.READS)
+    trace.touch(call, "kernel", 1, out, Role.MAKES)
     trace.setting(call, "units", out)
     return _made(call, trace, out)
 
@@ -101,7 +101,7 @@ def _dense(call: Call, trace: Trace) -> Sequence[Lanes]:
 def _embedding(call: Call, trace: Trace) -> Sequence[Lanes]:
     trace.atoms.freeze(call.inputs[0].ids, f"{call.path} (Embedding) looks its input up")
     out = trace.atoms.new(call.layer.output_dim)
-    trace.touch(call, "embeddings", 1, out, makes=True)
+    trace.touch(call, "embeddings", 1, out, Role.MAKES)
     trace.setting(call, "output_dim", out)
     return (Lanes.of_channels(out, call.shapes[0]),)
 
@@ -136,12 +136,12 @@ def _attention(call: Call, trace: Trace) -> Sequence[Lanes] | None:
     heads = trace.atoms.new(config["num_heads"])
     out = trace.atoms.new(int(call.shapes[0][-1] or 0))
     for name, lanes in (("_query_dense", query), ("_key_dense", key), ("_value_dense", value)):
-        trace.touch(call, f"{name}.kernel", 0, trace.channels(lanes))
-        trace.touch(call, f"{name}.kernel", 1, heads, makes=True)
+        trace.touch(call, f"{name}.kernel", 0, trace.channels(lanes), Role.READS)
+        trace.touch(call, f"{name}.kernel", 1, heads, Role.MAKES)
         if config["use_bias"]:
             trace.touch(call, f"{name}.bias", 0, heads)
-    trace.touch(call, "_output_dense.kernel", 0, heads)
-    trace.touch(call, "_output_dense.kernel", 2, out, makes=True)
+    trace.touch(call, "_output_dense.kernel", 0, heads, Role.READS)
+    trace.touch(call, "_output_dense.kernel", 2, out, Role.MAKES)
     if config["use_bias"]:
         trace.touch(call, "_output_dense.bias", 0, out)
     trace.setting(call, "num_heads", heads)
@@ -157,7 +157,7 @@ def _recurrent(call: Call, trace: Trace) -> Sequence[Lanes] | None:
     """What it reads may shrink; its own state stays as wide as it is."""
     if type(call.layer).__name__ not in ("LSTM", "GRU", "SimpleRNN") or len(call.inputs) != 1:
         return None
-    trace.touch(call, "cell.kernel", 0, trace.channels(call.inputs[0]))
+    trace.touch(call, "cell.kernel", 0, trace.channels(call.inputs[0]), Role.READS)
     return trace.fixed(call.shapes, f"{call.path} ({call.kind}) keeps the width of its state")
 
 

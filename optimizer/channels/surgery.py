@@ -13,7 +13,7 @@ from edgesmith.errors import InternalError
 from edgesmith.frameworks import import_keras
 from optimizer.base import KerasModel
 from optimizer.channels.groups import Channels
-from optimizer.channels.trace import is_model
+from optimizer.graph import is_model
 
 
 def without(model: KerasModel, channels: Channels, units: Collection[int]) -> KerasModel:

@@ -7,14 +7,28 @@ at every position of an image. What no rule understands keeps its channels, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import enum
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgesmith.errors import ModelError
+import numpy as np
+
+from optimizer import graph
 from optimizer.base import KerasModel
 from optimizer.channels.atoms import Atoms, Ids, uniform
 from optimizer.channels.lanes import Lanes
+
+
+class Role(enum.StrEnum):
+    """What a layer does with channels along an axis of a weight."""
+
+    MAKES = "makes"
+    """Computes them: each is a sum over all that the layer reads."""
+    HOLDS = "holds"
+    """Treats each by itself: bias, normalization, depthwise kernel, slope."""
+    READS = "reads"
+    """Sums over them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,14 +39,14 @@ class Touch:
         layer: path of the layer, "backbone/conv1".
         weight: its name within the layer, "kernel" or "_query_dense.kernel".
         axis: of the weight.
-        makes: the layer computes these channels with it; else it reads them, or treats each by itself.
+        role: what the layer does with these channels there.
         ids: the channel of every entry along the axis.
     """
 
     layer: str
     weight: str
     axis: int
-    makes: bool
+    role: Role
     ids: Ids
 
 
@@ -90,25 +104,33 @@ class Trace:
         touches: by (layer, weight, axis).
         settings: what configs count.
         layers: path -> layer, each once.
+        joined: channels that a sum or a concatenation joins with those of another branch.
     """
 
     atoms: Atoms = field(default_factory=Atoms)
     touches: dict[tuple[str, str, int], Touch] = field(default_factory=dict)
     settings: dict[tuple[str, str, int | None], Setting] = field(default_factory=dict)
     layers: dict[str, Any] = field(default_factory=dict)
+    joined: set[int] = field(default_factory=set)
     _paths: dict[int, str] = field(default_factory=dict)
 
-    def touch(self, call: Call, weight: str, axis: int, ids: Ids, *, makes: bool = False) -> None:
+    def touch(self, call: Call, weight: str, axis: int, ids: Ids, role: Role = Role.HOLDS) -> None:
         """Notes an axis. A layer that is called again reads and makes the same channels."""
         key = (call.path, weight, axis)
         if key in self.touches:
             self.atoms.unite(self.touches[key].ids, ids)
         else:
-            self.touches[key] = Touch(*key, makes, ids)
+            self.touches[key] = Touch(*key, role, ids)
 
     def setting(self, call: Call, key: str, ids: Ids, index: int | None = None) -> None:
         """Notes a count in the config."""
         self.settings.setdefault((call.path, key, index), Setting(call.path, key, ids, index))
+
+    def join(self, inputs: Sequence[Lanes]) -> None:
+        """Notes that branches meet: what they bring is wide as the network around them wants it."""
+        if len(inputs) > 1:
+            for lanes in inputs:
+                self.joined.update(np.unique(lanes.ids).tolist())
 
     def channels(self, lanes: Lanes, axis: int = -1) -> Ids:
         """The channels along one axis: whatever lies at the same place of it goes together."""
@@ -156,44 +178,25 @@ def trace(model: KerasModel) -> Trace:
         ModelError: it has no graph.
     """
     found = Trace()
-    inner = functional(model)
+    inner = graph.functional(model, "its channels cannot be followed")
     given = found.fixed([tensor.shape[1:] for tensor in inner.inputs], "an input of the model")
     for lanes in _run(inner, given, "", found):
         found.atoms.freeze(lanes.ids, "an output of the model")
     return found
 
 
-def functional(model: Any) -> Any:
-    """The graph of a model, which a Sequential one keeps inside.
-
-    Raises:
-        ModelError: it has none.
-    """
-    graph = getattr(model, "_functional", None) or model
-    if getattr(graph, "_nodes_by_depth", None) is None:
-        raise ModelError(
-            f"The model {model.name} has no graph, so its channels cannot be followed.",
-            next_step="Build it with the functional API or as a Sequential model.",
-        )
-    return graph
-
-
-def is_model(layer: Any) -> bool:
-    """Whether a layer is a network with a graph of its own."""
-    return getattr(layer, "_nodes_by_depth", None) is not None or getattr(layer, "_functional", None) is not None
-
-
-def _run(graph: Any, given: Sequence[Lanes], prefix: str, found: Trace) -> tuple[Lanes, ...]:
+def _run(inner: Any, given: Sequence[Lanes], prefix: str, found: Trace) -> tuple[Lanes, ...]:
     """Walks a graph, a nested one once for each of its calls; returns what its outputs hold."""
     from optimizer.channels.rules import rule_for
 
-    lanes = {id(tensor): one for tensor, one in zip(graph.inputs, given, strict=True)}
-    for node in _nodes(graph):
+    lanes = {id(tensor): one for tensor, one in zip(inner.inputs, given, strict=True)}
+    for node in graph.nodes(inner):
         layer = node.operation
         path = found.path_of(layer, prefix)
         inputs = tuple(lanes[id(tensor)] for tensor in node.input_tensors)
-        if is_model(layer):
-            made: Sequence[Lanes] = _run(functional(layer), inputs, path, found)
+        if graph.is_model(layer):
+            within = graph.functional(layer, "its channels cannot be followed")
+            made: Sequence[Lanes] = _run(within, inputs, path, found)
         else:
             call = Call(
                 layer=layer,
@@ -205,9 +208,4 @@ def _run(graph: Any, given: Sequence[Lanes], prefix: str, found: Trace) -> tuple
             answer = rule_for(layer)(call, found)
             made = found.kept(call, "is no layer that channels are followed through") if answer is None else answer
         lanes.update((id(tensor), one) for tensor, one in zip(node.output_tensors, made, strict=True))
-    return tuple(lanes[id(tensor)] for tensor in graph.outputs)
-
-
-def _nodes(graph: Any) -> Iterator[Any]:
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        yield from (node for node in graph._nodes_by_depth[depth] if not node.is_input)
+    return tuple(lanes[id(tensor)] for tensor in inner.outputs)
