@@ -56,6 +56,7 @@ def step_key(store: Store, spec: StepSpec, parent: Model, prepared: Prepared) ->
             "calibration": prepared.calibration.sha256 if prepared.calibration else None,
             "seed": prepared.loaded.config.seed,
             "user_code": _user_code(spec, prepared),
+            "files": _files(spec, prepared),
             "toolchain": versions(_TOOLCHAIN),
         },
     )
@@ -66,6 +67,12 @@ def _user_code(spec: StepSpec, prepared: Prepared) -> dict[str, str]:
     references = [v for v in spec.params.values() if isinstance(v, str) and user_code.is_reference(v)]
     files = {ref: prepared.loaded.root / (ref.split(":")[0].replace(".", "/") + ".py") for ref in references}
     return {ref: sha256_file(file) for ref, file in files.items() if file.is_file()}
+
+
+def _files(spec: StepSpec, prepared: Prepared) -> dict[str, str]:
+    """Content of the files that the parameters name, e.g. a student to distill into."""
+    named = {v: prepared.loaded.resolve(v) for v in spec.params.values() if isinstance(v, str) and v}
+    return {name: sha256_file(file) for name, file in named.items() if file.is_file()}
 
 
 def steps_are_kept(prepared: Prepared, store: Store) -> bool:

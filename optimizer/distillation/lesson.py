@@ -88,7 +88,7 @@ class Lesson:
         Raises:
             ModelError: outputs or features do not fit each other; names them.
         """
-        _check_outputs(student, teacher)
+        check_outputs(student, teacher)
         pairs = settings.pairs()
         kinds = [_kind(student, teacher, index, meaning) for index in range(len(student.outputs))]
         learned = [output_of(student, mine) for mine, _ in pairs]
@@ -168,7 +168,12 @@ class Lesson:
         return tuple(notes)
 
 
-def _check_outputs(student: KerasModel, teacher: KerasModel) -> None:
+def check_outputs(student: KerasModel, teacher: KerasModel) -> None:
+    """Refuses networks of which one cannot learn from the other.
+
+    Raises:
+        ModelError: other inputs or outputs.
+    """
     mine = [tuple(tensor.shape[1:]) for tensor in student.outputs]
     other = [tuple(tensor.shape[1:]) for tensor in teacher.outputs]
     if mine != other:
@@ -244,7 +249,7 @@ def _trainee(
     """The student with its adapters, as one model whose loss is `total`."""
     keras = import_keras()
 
-    class Trainee(keras.Model):  # type: ignore[misc]
+    class Trainee(keras.Model):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__(name="trainee")
             self.network = network
