@@ -24,8 +24,7 @@ _CONTAINERS = frozenset({"Functional", "Sequential", "Model"})
 _OF_TF_KERAS = frozenset({"TFOpLambda", "SlicingOpLambda", "AddLoss", "AddMetric"})
 _OPS_WITH_EFFECTS = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc", "ReadFile", "WriteFile", "MatchingFiles"})
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-# What rebuilding or a Keras constructor may raise on a file that is damaged or from an odd version.
-_LOAD_ERRORS = (
+LOAD_ERRORS = (
     AttributeError,
     AssertionError,
     ImportError,
@@ -37,6 +36,7 @@ _LOAD_ERRORS = (
     TypeError,
     ValueError,
 )
+"""What rebuilding or a Keras constructor may raise on a file that is damaged or from an odd version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +347,7 @@ def _not_loadable(path: Path, reader: str) -> Iterator[None]:
     try:
         with third_party_warnings(), _quiet_logger("tensorflow"):
             yield
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         lines = [line for line in str(error).strip().splitlines() if line.strip()] or [type(error).__name__]
         raise ModelError(
             f"{path}: {reader} cannot load it: {lines[0][:300]}",
