@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 from edgesmith.frameworks import import_keras
 from optimizer import masks
 from optimizer.kernels import Kernel
+from optimizer.saliency.selection import Selection
 from optimizer.schedules import Schedule
+
+_EACH = Selection(layouts={})
+"""Weight by weight, in each kernel by itself."""
 
 
 class MagnitudePruner:
@@ -32,9 +36,17 @@ class MagnitudePruner:
         sparsity: asked for at the last renewal.
     """
 
-    def __init__(self, kernels: Sequence[Kernel], schedule: Schedule) -> None:
+    def __init__(self, kernels: Sequence[Kernel], schedule: Schedule, selection: Selection = _EACH) -> None:
+        """Takes the zeros there are.
+
+        Args:
+            kernels: to prune.
+            schedule: when, and how much.
+            selection: which of their weights.
+        """
         self._kernels = tuple(kernels)
         self._schedule = schedule
+        self._selection = selection
         self.step = 0
         self.sparsity = 0.0
         self._held: dict[str, masks.Mask] = {}
@@ -49,10 +61,10 @@ class MagnitudePruner:
         renew, sparsity = self._schedule(self.step)
         if renew:
             self.sparsity = sparsity
-            for kernel in self._kernels:
-                held = self._held[kernel.name]
-                # Weights held at zero must not compete, though the optimizer has just moved them.
-                self.masks[kernel.name] = masks.magnitude_mask(kernel.value() * held, sparsity) & held
+            # Weights held at zero must not compete, though the optimizer has just moved them.
+            scores = {kernel.name: np.abs(kernel.value() * self._held[kernel.name]) for kernel in self._kernels}
+            for name, mask in self._selection.masks(scores, sparsity, ties=True).items():
+                self.masks[name] = mask & self._held[name]
         self.apply()
 
     def apply(self) -> None:
@@ -102,13 +114,19 @@ class MagnitudePruner:
         self._held = {kernel.name: state[f"held/{i}"] for i, kernel in enumerate(self._kernels)}
 
 
-def settle(kernels: Sequence[Kernel], sparsity: float) -> None:
-    """Brings every kernel to the full count of zeros, all of them +0.0.
+def holding(kernels: Sequence[Kernel]) -> MagnitudePruner:
+    """Keeps the zeros that are there through a training, and makes none."""
+    return MagnitudePruner(kernels, lambda _: (False, 0.0))
+
+
+def settle(kernels: Sequence[Kernel], sparsity: float, selection: Selection = _EACH) -> None:
+    """Brings kernels to the full count of zeros, all of them +0.0.
 
     After training this changes a weight only where magnitudes tied at the threshold (TF-MOT keeps all that tie). A
     weight of -0.0, which multiplying by a mask leaves, becomes +0.0: its sign bit would cost space after gzip.
     """
+    chosen = selection.settled({kernel.name: kernel.value() for kernel in kernels}, sparsity)
     for kernel in kernels:
         weights = kernel.value()
-        keep = masks.exact_mask(weights, sparsity) & (weights != 0)
+        keep = chosen[kernel.name] & (weights != 0)
         kernel.assign(np.where(keep, weights, np.zeros((), weights.dtype)))

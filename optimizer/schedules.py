@@ -120,6 +120,16 @@ def plan_schedule(
     )
 
 
+def rounds_to(final_sparsity: float, rounds: int) -> tuple[float, ...]:
+    """The sparsity of every round of iterative pruning: each takes the same share of what the one before left.
+
+    Han, Pool, Tran & Dally, "Learning both weights and connections for efficient neural networks", arXiv:1506.02626,
+    section 3.4, prune and retrain in turn; the equal shares are those of Frankle & Carbin, arXiv:1803.03635, section 2.
+    """
+    kept = 1.0 - final_sparsity
+    return (*(1.0 - kept ** (i / rounds) for i in range(1, rounds)), final_sparsity)
+
+
 def build_schedule(plan: SchedulePlan) -> Schedule:
     """TF-MOT's `PolynomialDecay` or `ConstantSparsity`, asked in Python numbers.
 

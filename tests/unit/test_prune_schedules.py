@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesmith.errors import ConfigError
-from optimizer.schedules import Kind, SchedulePlan, build_schedule, plan_schedule
+from optimizer.schedules import Kind, SchedulePlan, build_schedule, plan_schedule, rounds_to
 
 OPEN = {"begin_step": None, "end_step": None, "frequency": None}
 
@@ -123,3 +123,8 @@ assert len(flat) > 4 * parameters, (len(flat), parameters)
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=240, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_rounds_each_take_the_same_share_of_what_is_left():
+    assert rounds_to(0.875, 3) == pytest.approx((0.5, 0.75, 0.875))
+    assert rounds_to(0.9, 2)[-1] == 0.9

@@ -94,7 +94,7 @@ def test_an_unknown_scheme_lists_them(tmp_path: Path):
     [
         ("final_sparsity: 1.0", "'recipe.0.prune.final_sparsity': Input should be less than 1 (it is 1.0)"),
         ("loss: hinge", "must be one of auto, sparse_categorical_crossentropy"),
-        ("schedule: linear", "Input should be 'polynomial' or 'constant'"),
+        ("schedule: linear", "Input should be 'polynomial', 'constant', 'iterative' or 'one_shot'"),
         ("initial_sparsity: 0.6", "initial_sparsity 0.6 is above final_sparsity 0.5: zeros are not given back"),
         ("schedule: constant, initial_sparsity: 0.1", "a constant schedule has no initial_sparsity"),
         ("begin_step: 9, end_step: 9", "begin_step 9 must come before end_step 9"),

@@ -1,0 +1,1 @@
+"""Which weights matter least: by magnitude, by second derivatives of the loss, by the layer's own inputs."""
