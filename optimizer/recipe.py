@@ -11,6 +11,7 @@ from edgesmith.errors import ConfigError, InputError, ModelError
 from edgesmith.types import Model, Recipe, Scheme, StepSpec
 from optimizer import masks, techniques
 from optimizer.base import Applied, Context, KerasModel, Needs, Property, Stage
+from optimizer.clustering import shared
 from optimizer.ptq.settings import PtqScheme, PtqSettings
 from optimizer.techniques import quantize
 
@@ -118,7 +119,7 @@ def check_steps(recipe: Recipe, model: KerasModel, context: Context, where: Wher
 
 
 def apply_step(model: KerasModel, spec: StepSpec, context: Context) -> Applied:
-    """Applies one step, and asserts that zeros of earlier steps are still there.
+    """Applies one step, and asserts that zeros and shared values of earlier steps are still there.
 
     Args:
         model: a built Keras 3 model, given away: it is changed and returned, or dropped.
@@ -131,9 +132,12 @@ def apply_step(model: KerasModel, spec: StepSpec, context: Context) -> Applied:
     """
     technique = techniques.get(spec.name)
     before = masks.zero_pattern(model)
+    values = shared.distinct_values(model) if Property.SHARED_VALUES in technique.PRESERVES else {}
     applied = technique.apply(model, technique.Params.model_validate(spec.params), context)
     if Property.ZEROS in technique.PRESERVES:  # else no step before made any, and those of the model given may go
         masks.check_preserved(before, applied.model, step=spec.name)
+    if Property.SHARED_VALUES in technique.PRESERVES:
+        shared.check_preserved(values, applied.model, step=spec.name)
     return applied
 
 
@@ -190,11 +194,17 @@ def _check_order(
                 f"{where}: '{spec.name}' cannot come after '{earlier.name}': {_reason(before, technique)}.",
                 next_step=f"Put '{spec.name}' before '{earlier.name}'.",
             )
-        if lost := before.MAKES - technique.PRESERVES:
+        if lost := _makes(before, earlier) - technique.PRESERVES:
             raise ConfigError(
                 f"{where}: '{spec.name}' would destroy the {', '.join(sorted(lost))} that '{earlier.name}' made.",
                 next_step=f"Put '{spec.name}' before '{earlier.name}', or leave one of them out.",
             )
+
+
+def _makes(technique: Technique, spec: StepSpec) -> frozenset[Property]:
+    """What a step leaves to be kept. Where its parameters decide, the technique has a function `makes` of them."""
+    decided: Callable[[object], frozenset[Property]] | None = getattr(technique, "makes", None)
+    return technique.MAKES if decided is None else decided(technique.Params.model_validate(spec.params))
 
 
 def _reason(before: Technique, technique: Technique) -> str:

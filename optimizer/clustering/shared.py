@@ -76,9 +76,10 @@ def cluster(weights: NDArray[Any], clusters: int, init: Init, seed: int, *, axis
         clusters: most distinct values, zero included; for each channel where there is an axis.
         init: see `starts.centroids`.
         seed: for the starts that draw.
-        axis: of the channels that get a codebook each; None = one codebook.
+        axis: of the channels that get a codebook each; None, or a vector = one codebook.
     """
     draw = np.random.default_rng([seed, 5])
+    axis = None if weights.ndim < 2 else axis
     labels = np.empty(weights.shape, np.int64)
     rows = labels.reshape(1, -1) if axis is None else np.moveaxis(labels, axis, 0)
     parts = weights.reshape(1, -1) if axis is None else np.moveaxis(weights, axis, 0)

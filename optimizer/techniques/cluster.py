@@ -100,7 +100,7 @@ def apply(model: KerasModel, params: Params, context: Context) -> Applied:
             if not weights.any():  # a fresh initialisation: one shared value would never become several
                 alone.append(kernel.name)
                 continue
-            axis = axes.get(id(kernel.variable), -1) if params.granularity == "channel" and weights.ndim > 1 else None
+            axis = axes.get(id(kernel.variable), -1) if params.granularity == "channel" else None
             clusters = shared.cluster(weights, count, params.init, seed, axis=axis)
             if len(clusters.centroids) == len(np.unique(weights)):
                 alone.append(kernel.name)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from edgesmith.frameworks import import_keras, third_party_warnings
 from edgesmith.progress import Silent
 from edgesmith.types import Model, Scheme
+from optimizer.clustering.shared import cluster
 from optimizer.ptq.make import make_plan
 from optimizer.ptq.settings import PtqSettings
 from targets import (
@@ -82,16 +83,13 @@ def two_of_four(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def shared(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each weight becomes the nearest of 16 values, as many quantiles of the kernel's."""
-    book = np.quantile(kernel, (np.arange(CLUSTERS) + 0.5) / CLUSTERS).astype(np.float32)
-    return book[np.abs(kernel[..., None] - book).argmin(axis=-1)]
+    """As the `cluster` step leaves a kernel; its zeros stay zero and take one of the values."""
+    return cluster(kernel, CLUSTERS, "optimal", 0).projected(kernel)
 
 
 def both(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
     """Half are zero, and the others share 15 values."""
-    cut = unstructured(kernel, 0.5)
-    book = np.quantile(cut[cut != 0], (np.arange(CLUSTERS - 1) + 0.5) / (CLUSTERS - 1)).astype(np.float32)
-    return np.where(cut == 0, cut, book[np.abs(cut[..., None] - book).argmin(axis=-1)])
+    return shared(unstructured(kernel, 0.5))
 
 
 STRUCTURES: dict[str, Callable[[NDArray[np.float32]], NDArray[np.float32]]] = {
