@@ -207,6 +207,12 @@ def _makes(technique: Technique, spec: StepSpec) -> frozenset[Property]:
     return technique.MAKES if decided is None else decided(technique.Params.model_validate(spec.params))
 
 
+def _makes(technique: Technique, spec: StepSpec) -> frozenset[Property]:
+    """What a step leaves to be kept. Where its parameters decide, the technique has a function `makes` of them."""
+    decided: Callable[[object], frozenset[Property]] | None = getattr(technique, "makes", None)
+    return technique.MAKES if decided is None else decided(technique.Params.model_validate(spec.params))
+
+
 def _reason(before: Technique, technique: Technique) -> str:
     """Quantize is last whatever follows; else it is what the later, lower stage would do."""
     return (before if before.STAGE is Stage.QUANTIZE else technique).STAGE.reason

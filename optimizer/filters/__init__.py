@@ -1,0 +1,1 @@
+"""Filter banks that are a smaller bank and transforms: negation, quarter turns, reflections."""
