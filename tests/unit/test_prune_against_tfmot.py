@@ -17,7 +17,10 @@ from edgesmith.types import SampleSet
 from optimizer.base import Context
 from optimizer.finetune import TrainingParams, batches, finetune, split
 from optimizer.kernels import Kernel, prunable_kernels
-from optimizer.magnitude import MagnitudePruner
+from optimizer.magnitude import MagnitudePruner, holding, settle
+from optimizer.saliency.layouts import Layout, layouts
+from optimizer.saliency.patterns import Blocks, NOfM
+from optimizer.saliency.selection import Selection
 from optimizer.schedules import SchedulePlan, build_schedule
 
 BRIDGE = Path(__file__).with_name("tfmot_twin.py")
@@ -88,6 +91,42 @@ SCHEDULES = {
 }  # fmt: skip
 
 
+BLOCKS = Blocks(4, 2, "max")
+WRAPPERS = {
+    "blocks": {
+        "layers": ["dense"],  # TF-MOT has blocks of matrices only
+        "wrapper": {"block_size": [BLOCKS.rows, BLOCKS.columns], "block_pooling_type": "MAX"},
+    },
+    # Not the transposed convolution: TF-MOT takes its output channels for input channels.
+    "two of four": {"layers": ["conv", "separable", "dense"], "wrapper": {"sparsity_m_by_n": [2, 4]}},
+}
+MASKS = [
+    ((8, 12), Blocks(2, 3)),
+    ((9, 7), Blocks(4, 2)),
+    ((5, 6), Blocks(3, 4, "max")),
+    ((13, 10), Blocks(1, 4)),
+    ((6, 9), Blocks(4, 4, "max")),
+    ((50, 31), Blocks(16, 8)),
+    ((12, 5), NOfM(2, 4)),
+    ((7, 4), NOfM(2, 4)),
+    ((3, 3, 3, 6), NOfM(2, 4)),
+    ((3, 2, 10, 5), NOfM(2, 4)),
+    ((1, 1, 16, 4), NOfM(1, 4)),
+]
+
+
+def _kernel(shape: tuple[int, ...]) -> np.ndarray:
+    """With ties, and weights that are zero already."""
+    return np.round(np.random.default_rng(sum(shape)).normal(size=shape), 1).astype(np.float32)
+
+
+def _wrapper(pattern: Blocks | NOfM) -> dict[str, Any]:
+    if isinstance(pattern, NOfM):
+        return {"sparsity_m_by_n": [pattern.m - pattern.n, pattern.m]}
+    pooling = {"average": "AVG", "max": "MAX"}[pattern.pooling]
+    return {"block_size": [pattern.rows, pattern.columns], "block_pooling_type": pooling}
+
+
 def _as_tfmot(plan: SchedulePlan) -> dict[str, Any]:
     steps = {"begin_step": plan.begin_step, "end_step": plan.end_step, "frequency": plan.frequency}
     if plan.kind == "constant":
@@ -99,9 +138,23 @@ def _as_tfmot(plan: SchedulePlan) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
     """TF-MOT's masks and weights of both schedules, from one process of its own."""
-    folder, samples = tmp_path_factory.mktemp("twin"), _samples()
+    schedules = {name: _as_tfmot(plan) for name, plan in SCHEDULES.items()}
+    return _twin(tmp_path_factory.mktemp("twin"), schedules, MASKS)
+
+
+@pytest.fixture(scope="module")
+def their_patterns(tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    """The same for blocks and for two of four."""
+    schedules = {name: {**_as_tfmot(SCHEDULES["polynomial"]), **wrapper} for name, wrapper in WRAPPERS.items()}
+    return _twin(tmp_path_factory.mktemp("twin"), schedules, [])
+
+
+def _twin(folder: Path, schedules: dict[str, Any], wanted: Sequence[tuple[Any, Any]]) -> dict[str, np.ndarray]:
+    samples = _samples()
     given = {
-        "schedules": np.array(json.dumps({name: _as_tfmot(plan) for name, plan in SCHEDULES.items()})),
+        "schedules": np.array(json.dumps(schedules)),
+        "masks": np.array(json.dumps([{"sparsity": 0.6, "wrapper": _wrapper(pattern)} for _, pattern in wanted])),
+        **{f"kernel/{i}": _kernel(shape) for i, (shape, _) in enumerate(wanted)},
         "batch_size": PARAMS.batch_size,
         "learning_rate": PARAMS.learning_rate,
     }
@@ -129,15 +182,59 @@ def test_masks_and_weights_equal_those_of_tfmot_at_every_step(
 ) -> None:
     plan, model = SCHEDULES[schedule], _net()
     kernels = prunable_kernels(model)
-    pruner = MagnitudePruner(kernels, build_schedule(plan))
-    recorder = Recorder(pruner, kernels)
-    context = Context(workdir=tmp_path, train=_samples(), seed=SEED)
-    finetune(model, PARAMS, context, label="prune", companions=(pruner, recorder))
-
-    steps = range(1, pruner.step + 1)
-    assert len(steps) == 12
     # Never the depthwise kernel.
     assert {kernel.layer for kernel in kernels} == {"conv", "separable", "transpose", "dense"}
+    _assert_equal_throughout(schedule, model, kernels, MagnitudePruner(kernels, build_schedule(plan)), theirs, tmp_path)
+    for kernel in kernels:
+        size = kernel.value().size
+        assert np.count_nonzero(kernel.value()) == round(size * (1 - plan.final_sparsity))
+
+
+@pytest.mark.slow
+def test_blocks_equal_those_of_tfmot_at_every_step(their_patterns: dict[str, np.ndarray], tmp_path: Path) -> None:
+    model = _net()
+    kernels = [kernel for kernel in prunable_kernels(model) if kernel.layer == "dense"]
+    # 144 x 5 weights: the last column of blocks sticks out.
+    selection = Selection(layouts=layouts(model, kernels), pattern=BLOCKS)
+    pruner = MagnitudePruner(kernels, build_schedule(SCHEDULES["polynomial"]), selection)
+    _assert_equal_throughout("blocks", model, kernels, pruner, their_patterns, tmp_path)
+    selection.check(kernels, SCHEDULES["polynomial"].final_sparsity)
+
+
+@pytest.mark.slow
+def test_two_of_four_equals_that_of_tfmot_at_every_step(their_patterns: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """It makes its masks before the first step and holds them, whatever the schedule says."""
+    model = _net()
+    kernels = [kernel for kernel in prunable_kernels(model) if kernel.layer != "transpose"]
+    selection = Selection(layouts=layouts(model, kernels), pattern=NOfM(2, 4))
+    settle(kernels, 0.5, selection)
+    _assert_equal_throughout("two of four", model, kernels, holding(kernels), their_patterns, tmp_path)
+    selection.check(kernels, 0.5)
+
+
+@pytest.mark.parametrize(("shape", "pattern"), MASKS)
+def test_masks_of_single_kernels_equal_those_of_tfmot(
+    shape: tuple[int, ...], pattern: Blocks | NOfM, theirs: dict[str, np.ndarray]
+) -> None:
+    layout = Layout(None, shape, (len(shape) - 2,), (len(shape) - 1,))
+    chosen = Selection(layouts={"k": layout}, pattern=pattern).masks({"k": _kernel(shape)}, 0.6, ties=True)["k"]
+    np.testing.assert_array_equal(chosen, theirs[f"mask/{MASKS.index((shape, pattern))}"] != 0)
+
+
+def _assert_equal_throughout(
+    schedule: str,
+    model: Any,
+    kernels: Sequence[Kernel],
+    pruner: MagnitudePruner,
+    theirs: dict[str, np.ndarray],
+    folder: Path,
+) -> None:
+    """Trains, and compares masks and weights of every step, and all variables in the end."""
+    recorder = Recorder(pruner, kernels)
+    context = Context(workdir=folder, train=_samples(), seed=SEED)
+    finetune(model, PARAMS, context, label="prune", companions=(pruner, recorder))
+    steps = range(1, pruner.step + 1)
+    assert len(steps) == 12
     recorded = {name for name in theirs if name.startswith(f"{schedule}/mask/")}
     assert recorded == {f"{schedule}/mask/{kernel.layer}/{step}" for kernel in kernels for step in steps}
     for name in (f"{kernel.layer}/{step}" for step in steps for kernel in kernels):
@@ -151,9 +248,6 @@ def test_masks_and_weights_equal_those_of_tfmot_at_every_step(
                 continue
             name = f"final/{layer.name}/{i}"
             _assert_equal_but_for_rounding(variable.numpy(), theirs[f"{schedule}/{name}"], name)
-    for kernel in kernels:
-        size = kernel.value().size
-        assert np.count_nonzero(kernel.value()) == round(size * (1 - plan.final_sparsity))
 
 
 def _assert_equal_but_for_rounding(ours: np.ndarray, theirs: np.ndarray, name: str) -> None:

@@ -2,9 +2,11 @@
 
 usage: tfmot_twin.py INPUT.npz OUTPUT.npz
 
-INPUT holds `schedules` (JSON: name -> class and arguments), `batch_size`, `learning_rate`, `x{epoch}` and `y{epoch}` in
-the order to train in, and `weight/<layer>/<i>` to start from. OUTPUT gets, under the schedule's name, the prunable
-kernels as the optimizer left them, `mask/<layer>/<step>` and `weight/<layer>/<step>`, and `final/<layer>/<i>`.
+INPUT holds `schedules` (JSON: name -> class and arguments, `wrapper` arguments and the `layers` to prune; none = all),
+`batch_size`, `learning_rate`, `x{epoch}` and `y{epoch}` in the order to train in, and `weight/<layer>/<i>` to start
+from. OUTPUT gets, under the schedule's name, the prunable kernels as the optimizer left them, `mask/<layer>/<step>` and
+`weight/<layer>/<step>`, and `final/<layer>/<i>`. For the i-th of `masks` (JSON: `sparsity` and `wrapper` arguments) and
+`kernel/<i>` it gets the `mask/<i>` that TF-MOT makes.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ def main(source: str, target: str) -> None:
     recorded: dict[str, np.ndarray] = {}
     for name, schedule in json.loads(str(arrays["schedules"])).items():
         recorded |= {f"{name}/{key}": value for key, value in train(arrays, schedule).items()}
+    for i, wanted in enumerate(json.loads(str(arrays["masks"]))):
+        recorded[f"mask/{i}"] = mask(arrays[f"kernel/{i}"], wanted)
     np.savez(target, **recorded)
 
 
@@ -46,7 +50,17 @@ def train(arrays: dict[str, np.ndarray], wanted: dict[str, Any]) -> dict[str, np
         if layer.weights:
             layer.set_weights([arrays[f"weight/{layer.name}/{i}"] for i in range(len(layer.weights))])
     schedule = getattr(tfmot.sparsity.keras, wanted["class"])(**wanted["arguments"])
-    pruned = tfmot.sparsity.keras.prune_low_magnitude(model, pruning_schedule=schedule)
+
+    class Policy:
+        def ensure_model_supports_pruning(self, model: Any) -> None:
+            assert model.built
+
+        def allow_pruning(self, layer: Any) -> bool:
+            return layer.name in wanted.get("layers", [layer.name])
+
+    pruned = tfmot.sparsity.keras.prune_low_magnitude(
+        model, pruning_schedule=schedule, pruning_policy=Policy(), **wanted.get("wrapper", {})
+    )
     recorded: dict[str, np.ndarray] = {}
 
     class Recorder(tf_keras.callbacks.Callback):
@@ -55,7 +69,7 @@ def train(arrays: dict[str, np.ndarray], wanted: dict[str, Any]) -> dict[str, np
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             self.step += 1
             for wrapper in self.model.layers:
-                for weight, mask, _ in wrapper.pruning_vars:
+                for weight, mask, _ in getattr(wrapper, "pruning_vars", ()):
                     recorded[f"mask/{wrapper.layer.name}/{self.step}"] = mask.numpy()
                     recorded[f"weight/{wrapper.layer.name}/{self.step}"] = weight.numpy()
 
@@ -68,6 +82,18 @@ def train(arrays: dict[str, np.ndarray], wanted: dict[str, Any]) -> dict[str, np
     for layer in tfmot.sparsity.keras.strip_pruning(pruned).layers:
         recorded |= {f"final/{layer.name}/{i}": weight for i, weight in enumerate(layer.get_weights())}
     return recorded
+
+
+def mask(kernel: np.ndarray, wanted: dict[str, Any]) -> np.ndarray:
+    import tf_keras  # noqa: F401  # TF-MOT must find it loaded
+    import tensorflow_model_optimization as tfmot  # isort: skip
+    from tensorflow_model_optimization.python.core.sparsity.keras import pruning_impl
+    import tensorflow as tf  # isort: skip
+
+    schedule = tfmot.sparsity.keras.ConstantSparsity(wanted["sparsity"], 0)
+    arguments = {"block_size": (1, 1), "block_pooling_type": "AVG", **wanted["wrapper"]}
+    pruning = pruning_impl.Pruning(lambda: tf.constant(1), [], schedule, **arguments)
+    return pruning._maybe_update_block_mask(tf.constant(kernel))[1].numpy()
 
 
 if __name__ == "__main__":
