@@ -189,6 +189,28 @@ def techniques(as_json: Json = False) -> None:
 
 
 @app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="One of them: its steps, as they would stand in a config.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Recipes with a name: `recipe: balanced`."""
+    from optimizer.recipes import READY, get, written_out
+
+    if as_json:
+        chosen = {name: get(name)} if name else READY
+        rows = [
+            {"name": key, "summary": ready.summary, "needs": ready.needs, "steps": ready.steps}
+            for key, ready in chosen.items()
+        ]
+        _print_json(rows)
+    elif name:
+        typer.echo(f"# {get(name).summary}\n# needs {get(name).needs}\n{written_out(name)}")
+    else:
+        for key, ready in READY.items():
+            typer.echo(f"{key:17} {ready.summary}\n{'':17} needs {ready.needs}")
+
+
+@app.command()
 def report(
     run_folder: Annotated[Path, typer.Argument(help="A run folder, or runs/latest.")] = Path("runs/latest"),
     as_json: Json = False,

@@ -162,6 +162,11 @@ def _mapping_step(value: object) -> object:
     return value
 
 
+def _named_recipe(value: object) -> object:
+    """`recipe: balanced` means a list with that step alone; what it stands for is known to the optimizer."""
+    return [value] if isinstance(value, str) else value
+
+
 RecipeStep = Annotated[dict[str, dict[str, Any]], BeforeValidator(_mapping_step)]
 
 
@@ -174,7 +179,9 @@ class Config(Section):
     )
     data: Data
     task: Task = Task()
-    recipe: tuple[RecipeStep, ...] = ()
+    recipe: Annotated[tuple[RecipeStep, ...], BeforeValidator(_named_recipe)] = Field(
+        default=(), description="Steps in their order, or the name of a ready recipe."
+    )
     targets: tuple[str, ...] = Field(default=(), description="Default: every target that the model and board allow.")
     devices: tuple[str, ...] = Field(default=("local",), min_length=1)
     budget: Budget = Budget()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from edgesmith.config import Config, LoadedConfig
 from edgesmith.errors import ConfigError, InputError, ModelError
 from edgesmith.types import Model, Recipe, Scheme, StepSpec
-from optimizer import masks, techniques
+from optimizer import masks, recipes, techniques
 from optimizer.base import Applied, Context, KerasModel, Needs, Property, Stage
 from optimizer.clustering import shared
 from optimizer.ptq.settings import PtqScheme, PtqSettings
@@ -64,13 +65,9 @@ def parse_recipe(loaded: LoadedConfig) -> Recipe:
     """
     steps: list[StepSpec] = []
     known: list[Technique] = []
-    for index, step in enumerate(loaded.config.recipe):
+    for index, step in enumerate(recipes.expanded(loaded.config.recipe)):
         ((name, written),) = step.items()
-        try:
-            technique = techniques.get(name)
-        except ConfigError as error:
-            where = loaded.where("recipe", index, name)
-            raise ConfigError(f"{where}: {error.what}", next_step=error.next_step) from None
+        technique = _technique(name, loaded.where("recipe", index, name))
         params = loaded.check(technique.Params, written, at=("recipe", index, name))
         spec = StepSpec(name=name, params=params.model_dump(mode="json"))
         _check_order(steps, known, spec, technique, loaded.where("recipe", index, name))
@@ -78,6 +75,21 @@ def parse_recipe(loaded: LoadedConfig) -> Recipe:
         steps.append(spec)
         known.append(technique)
     return Recipe(steps=tuple(steps))
+
+
+def _technique(name: str, where: str) -> Technique:
+    if name in recipes.READY:
+        raise ConfigError(
+            f"{where}: '{name}' is a ready recipe: it stands alone, and takes no parameters.",
+            next_step=f"`edgesmith recipes {name}` shows its steps: write them out, and change them.",
+        )
+    try:
+        return techniques.get(name)
+    except ConfigError as error:
+        close = difflib.get_close_matches(name, recipes.READY, n=1)
+        what = f"unknown recipe '{name}'; did you mean '{close[0]}'?" if close else error.what
+        next_step = "`edgesmith recipes` lists them." if close else error.next_step
+        raise ConfigError(f"{where}: {what}", next_step=next_step) from None
 
 
 def check_against_model(recipe: Recipe, model: Model, where: Where | None = None) -> None:
@@ -207,12 +219,6 @@ def _makes(technique: Technique, spec: StepSpec) -> frozenset[Property]:
     return technique.MAKES if decided is None else decided(technique.Params.model_validate(spec.params))
 
 
-def _makes(technique: Technique, spec: StepSpec) -> frozenset[Property]:
-    """What a step leaves to be kept. Where its parameters decide, the technique has a function `makes` of them."""
-    decided: Callable[[object], frozenset[Property]] | None = getattr(technique, "makes", None)
-    return technique.MAKES if decided is None else decided(technique.Params.model_validate(spec.params))
-
-
 def _reason(before: Technique, technique: Technique) -> str:
     """Quantize is last whatever follows; else it is what the later, lower stage would do."""
     return (before if before.STAGE is Stage.QUANTIZE else technique).STAGE.reason
@@ -224,5 +230,9 @@ def _check_needs(config: Config, spec: StepSpec, where: str) -> None:
         labelled = " with labels" if needs.labels else ""
         raise ConfigError(
             f"{where}: '{spec.name}' fine-tunes and needs training data{labelled}, and the config has no 'data.train'.",
-            next_step="Give data.train, or set `epochs: 0` to do it in one shot.",
+            next_step=(
+                "Give data.train, or set `epochs: 0` to do it in one shot."
+                if recipes.expanded(config.recipe) is config.recipe
+                else "Give data.train, or take `recipe: no-training`."
+            ),
         )

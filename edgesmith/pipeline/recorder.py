@@ -13,6 +13,7 @@ from edgesmith.pipeline.run_folder import RunFolder, utc_now
 from edgesmith.result import AccuracyRecord, DataRecord, FindingRecord, Result, StepRecord
 from edgesmith.toolchain import versions
 from edgesmith.types import Artifact, Comparison, SampleSet, StepSpec, Verdict
+from optimizer.recipes import expanded
 
 
 class Recorder:
@@ -33,7 +34,7 @@ class Recorder:
             config_path=str(loaded.path.resolve()),
             model=str(loaded.config.model),
             toolchain=versions(),
-            recipe=loaded.config.recipe,
+            recipe=expanded(loaded.config.recipe),
             budget=loaded.config.budget.model_dump(exclude_none=True),
             measure=loaded.config.measure.model_dump(exclude_none=True),
         )

@@ -26,6 +26,7 @@ def run_python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ["compare", "--help"],
         ["targets"],
         ["techniques"],
+        ["recipes"],
         ["doctor"],
         ["devices", "--help"],
         ["devices", "list"],
@@ -80,9 +81,17 @@ def test_targets_and_techniques_are_listed(tmp_path: Path):
     assert [row["name"] for row in listed] == ["onnxruntime", "tensorrt", "tflite"]
     assert listed[1]["text"].endswith("; engines are built on the Jetson")
     assert all(row["ok"] for row in listed)
-    known = json.loads(edgesmith(tmp_path, "techniques", "--json").stdout)
-    assert {row["name"] for row in known} >= {"prune", "quantize"}
-    assert "final_sparsity" in known[0]["parameters"]["properties"]
+    known = {row["name"]: row for row in json.loads(edgesmith(tmp_path, "techniques", "--json").stdout)}
+    assert set(known) >= {"prune", "quantize"}
+    assert "final_sparsity" in known["prune"]["parameters"]["properties"]
+
+
+def test_ready_recipes_are_listed_and_written_out(tmp_path: Path):
+    listed = json.loads(edgesmith(tmp_path, "recipes", "--json").stdout)
+    assert [row["name"] for row in listed] == ["balanced", "smallest", "fastest", "no-training", "deep-compression"]
+    shown = edgesmith(tmp_path, "recipes", "no-training").stdout
+    assert shown.endswith("recipe:\n  - prune_channels: {keep: 0.85, epochs: 0}\n  - quantize: {scheme: int8}\n")
+    assert "there are: balanced, smallest" in edgesmith(tmp_path, "recipes", "tiny").stderr
 
 
 def test_version(tmp_path: Path):
