@@ -77,7 +77,8 @@ def save_packed(model: KerasModel, path: Path) -> Packed:
     rows: list[PackedTensor] = []
     entries: list[dict[str, Any]] = []
     parts: list[bytes] = []
-    for layer, key, name, tensor in _weights(model):
+    for layer, key, name, variable in _variables(model):
+        tensor = np.asarray(variable.numpy() if hasattr(variable, "numpy") else variable)
         try:
             form, data = tensors.encode(tensor)
         except ValueError as error:
@@ -100,20 +101,7 @@ def load_packed(path: Path) -> KerasModel:
     forms = _forms(path, header, payload)
     config = keras_config.parse(json.dumps(header.get("model")), where=f"{path}")
     keras_config.inspect(config, where=f"{path}", keras_major=3, allow_lambda=False)
-    keras = import_keras()
-    try:
-        with third_party_warnings():
-            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
-            slots = {(layer, key): tensor for layer, key, _, tensor in _weights(model)}
-    except LOAD_ERRORS as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise ModelError(
-            f"{path}: Keras {keras.__version__} cannot build the model that was packed by Keras "
-            f"{str(header.get('keras'))[:20]}: {reason}",
-            next_step="Unpack it with the Keras version that it was packed with.",
-        ) from error
-    if {k: (t.shape, t.dtype.name) for k, t in slots.items()} != {k: (f.shape, f.dtype) for k, (f, _) in forms.items()}:
-        raise ModelError(f"{path}: its weights are not those of its layers.", next_step=_AGAIN)
+    model = _built(path, config, {place: form for place, (form, _) in forms.items()}, str(header.get("keras"))[:20])
     decoded: dict[int, dict[str, NDArray[Any]]] = {}
     for (layer, key), (form, data) in forms.items():
         try:
@@ -123,6 +111,36 @@ def load_packed(path: Path) -> KerasModel:
     layers = _layers(model)
     for index, store in decoded.items():
         layers[index].load_own_variables(store)
+    return model
+
+
+def _built(path: Path, config: dict[str, Any], forms: Mapping[tuple[int, str], Form], version: str) -> KerasModel:
+    """The layers of a config, once it is known that their weights are those of the file.
+
+    In a stateless scope a layer's variables have shapes and no values, so that a config that asks for more than the
+    file holds is refused before it is given the memory.
+    """
+    keras = import_keras()
+    from keras.src.backend.common import global_state
+    from keras.src.backend.common.variables import initialize_all_variables
+
+    try:
+        with third_party_warnings():
+            with keras.StatelessScope(initialize_variables=False):
+                model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+                slots = {(at, key): (tuple(v.shape), str(v.dtype)) for at, key, _, v in _variables(model)}
+            if slots != {place: (form.shape, form.dtype) for place, form in forms.items()}:
+                raise ModelError(f"{path}: its weights are not those of its layers.", next_step=_AGAIN)
+            initialize_all_variables()
+    except LOAD_ERRORS as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise ModelError(
+            f"{path}: Keras {keras.__version__} cannot build the model, which Keras {version} packed: {reason}",
+            next_step="Unpack it with the Keras version that it was packed with.",
+        ) from error
+    finally:
+        # What was refused must not be initialised by whoever asks Keras for it next.
+        global_state.set_global_attribute("uninitialized_variables", [])
     return model
 
 
@@ -163,12 +181,12 @@ def _layers(model: KerasModel) -> list[Any]:
     return list({id(layer): layer for layer in model._flatten_layers(include_self=False)}.values())  # noqa: SLF001 - Keras' own walk
 
 
-def _weights(model: KerasModel) -> Iterator[tuple[int, str, str, NDArray[Any]]]:
-    """Index of the layer, key, name for people, and values of every weight, as Keras' own files keep them."""
+def _variables(model: KerasModel) -> Iterator[tuple[int, str, str, Any]]:
+    """Index of the layer, key, name for people, and variable of every weight, as Keras' own files keep them."""
     for index, layer in enumerate(_layers(model)):
         if getattr(layer, "quantization_mode", None):
             raise ModelError(f"Layer {layer.name} holds weights that Keras quantized itself.")
         store: dict[str, Any] = {}
         layer.save_own_variables(store)
-        for key, value in store.items():
-            yield index, str(key), f"{layer.name}/{getattr(value, 'name', key)}", np.asarray(value)
+        for key, variable in store.items():
+            yield index, str(key), f"{layer.name}/{getattr(variable, 'name', key)}", variable

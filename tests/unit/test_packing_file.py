@@ -151,6 +151,7 @@ def _first(key: str, value: Any) -> Callable[[dict[str, Any]], Any]:
         (lambda h: h["model"]["config"]["layers"][-1].update(module="os", class_name="system"), "system"),
         (lambda h: h["model"]["config"]["layers"][-1].update(module="keras.layers", class_name="Lambda"), "Lambda"),
         (lambda h: h["model"]["config"]["layers"][-1]["config"].update(units="many"), "cannot build the model"),
+        (lambda h: h["model"]["config"]["layers"][-1]["config"].update(units=10**12), "not those of its layers"),
         (lambda _: [1, 2], "header of the packed model is damaged"),
     ],
 )
