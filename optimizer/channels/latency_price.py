@@ -55,19 +55,21 @@ class LatencyPrice:
         axes = axes_of(channels)
         self._calls: list[_Timed] = []
         left_out: dict[str, None] = {}
-        missing: dict[str, None] = {}
+        missing: dict[str, tuple[int, int]] = {}
         for layer, inputs, outputs in cost.calls(model):
             kind = layer_kind(layer, inputs)
             if kind is None:
                 if cost.layer_macs(layer, inputs, outputs):
                     left_out[paths[id(layer)]] = None
             elif (row := table.rows.get(kind)) is None:
-                missing[f"{kind} ({inputs[0][-1]} to {outputs[0][-1]} channels)"] = None
+                widest = missing.get(kind, (0, 0))
+                missing[kind] = (max(widest[0], inputs[0][-1] or 0), max(widest[1], outputs[0][-1] or 0))
             else:
                 self._calls.append(_Timed(row, *_axes(layer, paths[id(layer)], axes)))
         if missing:
+            named = "; ".join(f"{kind} ({read} to {made} channels)" for kind, (read, made) in missing.items())
             raise ModelError(
-                f"The latency table of {table.device} lacks {len(missing)} kinds of layers: {'; '.join(missing)}.",
+                f"The latency table of {table.device} lacks {len(missing)} kinds of layers, at these widths: {named}.",
                 next_step="Measure these too, up to those widths.",
             )
         self.left_out = tuple(left_out)

@@ -3,8 +3,9 @@
 A unit is judged in every layer that makes it (its filter) or holds it with a kernel (its depthwise filter). The norms
 of two layers do not compare: those of a wide layer's filters are small, those of a 1x1 layer too. So within each layer
 a score is divided by the mean over the group's units there, as DepGraph does (Fang et al., "DepGraph: Towards any
-structural pruning", arXiv:2301.12900, section 3.3), and a unit's score is the mean over its layers. The average unit
-of every group then has 1.0, and selection over all layers weighs how far a unit falls short of its like.
+structural pruning", arXiv:2301.12900, section 3.3), and a unit's score is the sum over its layers. A unit of a residual
+stream that six layers add to takes six filters with it, and scores as much as six, where selection over all layers
+weighs scores against the cost that they save.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def bn_scale(channels: Channels) -> Scores:
     """Absolute scale in batch normalization (Liu et al., "Network slimming", arXiv:1708.06519), as it is.
 
     The scales of all layers compare, since what they scale has variance 1. Where several normalizations hold a unit it
-    has their mean. A group that no batch normalization with a scale holds has no score.
+    has their sum. A group that no batch normalization with a scale holds has no score.
     """
     found: dict[int, Array] = {}
     for index, group in enumerate(channels.groups):
@@ -59,7 +60,7 @@ def bn_scale(channels: Channels) -> Scores:
             if part.touch.weight == "gamma" and type(channels.layers[part.touch.layer]).__name__ == "BatchNormalization"
         ]
         if scales:
-            found[index] = np.mean(scales, axis=0)
+            found[index] = np.sum(scales, axis=0)
     return found
 
 
@@ -85,7 +86,7 @@ def _by_filters(channels: Channels, score: Callable[[Array], Array]) -> Scores:
     found: dict[int, Array] = {}
     for index, group in enumerate(channels.groups):
         each = [_over_mean(score(values(channels, part))) for part in _filters(group)]
-        found[index] = np.mean(each, axis=0)
+        found[index] = np.sum(each, axis=0)
     return found
 
 

@@ -16,6 +16,8 @@ from optimizer.channels.widths import nearest
 Levels = Mapping[int, Sequence[int]]
 """By index of a group, the numbers of units it may keep, falling; the first is all of them. Others stay whole."""
 
+LOOSEN = "Raise `keep`, lower `min_channels` or `round_to`, raise `max_share`, or exclude less."
+
 
 class Cost(Protocol):
     """What a network costs, by how many units each of its groups keeps."""
@@ -91,7 +93,7 @@ def by_budget(channels: Channels, levels: Levels, scores: Scores, cost: Cost, bu
             raise ModelError(
                 f"The budget of {budget:,.4g} is not met: with every group as narrow as allowed the model costs "
                 f"{total:,.4g}, of {cost.total([len(group) for group in channels.groups]):,.4g} now.",
-                next_step="Raise `keep`, lower `min_channels` or `round_to`, raise `max_share`, or exclude less.",
+                next_step=LOOSEN,
             )
         _, group, place, stamp = heapq.heappop(heap)
         if stamp != version[group]:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from optimizer.channels.groups import Channels, Group
 from optimizer.channels.price import variable
 from optimizer.channels.trace import Role
@@ -32,11 +30,12 @@ class WidthRules:
 
 def channels_each(channels: Channels, group: Group) -> int:
     """Channels that a unit has in the layer that makes most of it: some per group of a grouped convolution, a head."""
-    return max(
+    widest: int = max(
         part.places.shape[1] * _head_width(channels, part.touch.layer, part.touch.weight)
         for part in group.parts
         if part.touch.role is Role.MAKES
     )
+    return widest
 
 
 def levels(channels: Channels, group: Group, original: int, rules: WidthRules) -> tuple[int, ...]:
@@ -65,4 +64,5 @@ def _head_width(channels: Channels, layer: str, weight: str) -> int:
     """A head of attention is as many channels wide as its projection says."""
     if not weight.startswith("_query_dense"):
         return 1
-    return int(np.asarray(variable(channels.layers[layer], weight).shape)[2])
+    width: int = variable(channels.layers[layer], weight).shape[2]  # [inputs, heads, width]
+    return width
