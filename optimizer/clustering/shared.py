@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgesmith.errors import InternalError
-from edgesmith.frameworks import import_keras
 from optimizer.base import KerasModel
 from optimizer.clustering import codebook, kmeans1d, starts
 from optimizer.clustering.codebook import Codebook
@@ -51,11 +50,30 @@ class Clusters:
         Args:
             weights: as many as were clustered, any shape.
         """
-        count = len(self.centroids)
-        sums = np.bincount(self.labels, np.asarray(weights, np.float64).ravel(), count)
-        means = sums / np.bincount(self.labels, minlength=count)
-        means[self.zero] = 0.0
-        return self._spread(means.astype(np.float32), weights.shape)
+        return self._spread(self._means(np.asarray(weights, np.float64).ravel()).astype(np.float32), weights.shape)
+
+    def moved(self, weights: NDArray[Any]) -> Clusters:
+        """One round of Lloyd's iteration: the means of the clusters, and each weight to the nearest in its codebook.
+
+        Zeros stay zeros, and no other weight becomes one.
+
+        Args:
+            weights: as many as were clustered, any shape.
+        """
+        flat = np.asarray(weights, np.float64).ravel()
+        owners = np.searchsorted(self.books, self.labels, side="right") - 1
+        alive = ~self.zero[self.labels]
+        # Codebooks side by side on one line, too far apart for a weight to be near one that is not its own.
+        width = 4 * max(float(np.abs(flat).max(initial=0)), float(np.abs(self.centroids).max(initial=0))) + 1
+        book_of = np.repeat(np.arange(len(self.books) - 1), np.diff(self.books))
+        live = np.flatnonzero(~self.zero)
+        on_line = np.sort(self._means(flat)[live] + width * book_of[live])
+        labels = self.labels.copy()
+        if len(live):
+            labels[alive] = live[kmeans1d.nearest(flat[alive] + width * owners[alive], on_line)]
+        centroids = self.centroids.copy()
+        centroids[live] = on_line - width * book_of[live]
+        return Clusters(labels=labels, books=self.books, zero=self.zero, centroids=centroids)
 
     def rounded(self, weights: NDArray[Any], kind: Codebook) -> NDArray[np.float32]:
         """`projected`, with every codebook in numbers of that kind."""
@@ -63,6 +81,14 @@ class Clusters:
         held[self.labels] = self.projected(weights).ravel()
         parts = [codebook.rounded(held[a:b], kind) for a, b in zip(self.books[:-1], self.books[1:], strict=True)]
         return self._spread(np.concatenate(parts), weights.shape)
+
+    def _means(self, flat: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of each cluster; one that has lost all its weights stays where it was."""
+        counts = np.bincount(self.labels, minlength=len(self.centroids))
+        sums = np.bincount(self.labels, flat, len(self.centroids))
+        means = np.where(counts > 0, sums / np.maximum(counts, 1), self.centroids)
+        means[self.zero] = 0.0
+        return means
 
     def _spread(self, values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
         return values[self.labels].reshape(shape)
@@ -112,46 +138,6 @@ def _one_book(
     is_zero = np.zeros(len(centroids) + zeros, np.bool_)
     is_zero[:1] = zeros
     return labels, np.concatenate([np.zeros(int(zeros)), centroids]), is_zero
-
-
-class TrainedCentroids:
-    """Trains shared values: after every step each cluster's weights become their mean.
-
-    "Deep Compression" (Han, Mao & Dally, ICLR 2016, arXiv:1510.00149, section 3) gives a centroid the sum of its
-    members' gradients. Here the optimizer steps as ever and the step is projected back: the centroid moves by the mean
-    of its members' steps. For SGD that is the paper's rule with the sum divided by the number of members, so that one
-    learning rate suits clusters of ten weights and of ten thousand (TF-MOT's `GradientAggregation.AVG`); and it needs
-    no optimizer, layer or gradient of its own, so it goes with any model and any optimizer.
-
-    Which weights share a value is fixed when this is made, from the weights it finds: it has no state to keep.
-    """
-
-    def __init__(self, held: Sequence[tuple[Kernel, Clusters]]) -> None:
-        self._held = tuple(held)
-
-    def project(self) -> None:
-        """Gives every cluster one value again."""
-        for kernel, clusters in self._held:
-            kernel.assign(clusters.projected(kernel.value()))
-
-    def callback(self) -> Any:
-        """A `keras.callbacks.Callback` that projects after each step."""
-        base: Any = import_keras().callbacks.Callback
-        trained = self
-
-        class Centroids(base):  # type: ignore[misc]  # keras has no types
-            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-                del batch, logs
-                trained.project()
-
-        return Centroids()
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Nothing: the clusters follow from the weights that training began with."""
-        return {}
-
-    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Nothing to go back to."""
 
 
 def channel_axis(model: KerasModel) -> dict[int, int]:

@@ -20,6 +20,7 @@ from optimizer.base import Applied, Context, KerasModel, Needs, Property, Stage
 from optimizer.clustering import shared
 from optimizer.clustering.codebook import Codebook
 from optimizer.clustering.starts import Init
+from optimizer.clustering.training import Assignments, TrainedCentroids
 from optimizer.finetune import TrainingParams, finetune, training_needs, training_set
 from optimizer.kernels import Kernel, prunable_kernels, select
 
@@ -47,6 +48,10 @@ class Params(TrainingParams):
         default="optimal",
         description="optimal: least squared error, computed; linear, random, density, kmeans++: starts of TF-MOT, "
         "carried on to convergence.",
+    )
+    assignments: Assignments = Field(
+        default="trained",
+        description="trained: a weight may come to share another value while training; fixed: only the values train.",
     )
     codebook: Codebook = Field(default="float32", description="Numbers that the shared values are rounded to.")
     biases: int | None = Field(
@@ -91,7 +96,7 @@ def apply(model: KerasModel, params: Params, context: Context) -> Applied:
     """
     seed = context.seed if params.seed is None else params.seed
     axes = shared.channel_axis(model)
-    held, alone = [], []
+    held, own, alone = [], [], []
     lost = total = 0.0
     wanted = _wanted(model, params)
     with context.progress.task("cluster: values", total=float(len(wanted))) as task:
@@ -106,15 +111,18 @@ def apply(model: KerasModel, params: Params, context: Context) -> Applied:
                 alone.append(kernel.name)
             kernel.assign(clusters.projected(weights))
             held.append((kernel, clusters))
+            own.append(weights)
             lost += float(((kernel.value() - weights).astype(np.float64) ** 2).sum())
             total += float((weights.astype(np.float64) ** 2).sum())
             task.advance()
     notes: tuple[str, ...] = ()
     if params.epochs:
-        centroids = shared.TrainedCentroids(held)
+        centroids = TrainedCentroids(held, own, params.assignments)
         notes = finetune(model, params, context, label="cluster", companions=(centroids,)).notes
     for kernel, clusters in held:
-        kernel.assign(clusters.rounded(kernel.value(), params.codebook))
+        axis = axes.get(id(kernel.variable), -1) if params.granularity == "channel" else None
+        final = shared.cluster(kernel.value(), clusters.most_values, "optimal", seed, axis=axis)
+        kernel.assign(final.rounded(kernel.value(), params.codebook))
     notes += batchnorm.reestimate_from(model, context, seed=seed)
     if alone:
         notes += (f"hold no more values than that already: {', '.join(alone)}",)

@@ -17,7 +17,7 @@ from edgesmith.frameworks import import_keras
 from edgesmith.types import SampleSet
 from optimizer.base import Context
 from optimizer.clustering import codebook, shared
-from optimizer.clustering.shared import TrainedCentroids
+from optimizer.clustering.training import TrainedCentroids
 from optimizer.kernels import Kernel, prunable_kernels
 from optimizer.techniques import cluster, prune
 
@@ -82,11 +82,36 @@ def test_a_step_of_sgd_moves_a_value_by_the_mean_gradient_of_its_members():
     kernel.assign(np.array([[1.0], [1.1], [0.0], [3.0]]))
     clusters = shared.cluster(kernel.value(), 3, "optimal", 0)
     kernel.assign(clusters.projected(kernel.value()))
+    trained = TrainedCentroids([(kernel, clusters)], [kernel.value()], "fixed")
     model.compile(optimizer=keras.optimizers.SGD(0.1), loss=lambda _, given_: given_)
     # The loss is the output, so the gradient of each weight is its input: 1, 3, 5, 7.
-    x = np.array([[1.0, 3.0, 5.0, 7.0]])
-    model.fit(x, np.zeros(1), callbacks=[TrainedCentroids([(kernel, clusters)]).callback()], verbose=0)
+    model.fit(np.array([[1.0, 3.0, 5.0, 7.0]]), np.zeros(1), callbacks=[trained.callback()], verbose=0)
     assert kernel.value().ravel().tolist() == pytest.approx([1.05 - 0.2, 1.05 - 0.2, 0.0, 3.0 - 0.7])
+
+
+@pytest.mark.parametrize("channels", [False, True])
+def test_a_weight_that_training_takes_to_another_value_comes_to_share_it(channels: bool):
+    keras = import_keras()
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2, use_bias=False, name="d")])
+    (kernel,) = prunable_kernels(model)
+    own = np.array([[1.0, -50.0], [1.2, 0.0], [0.0, 0.0], [3.0, 70.0], [3.2, 70.0]], np.float32)
+    kernel.assign(own)
+    clusters = shared.cluster(kernel.value(), 5, "optimal", 0, axis=-1 if channels else None)
+    kernel.assign(clusters.projected(kernel.value()))
+    trained = TrainedCentroids([(kernel, clusters)], [own], "trained")
+    for _ in range(5):  # 1.2 + 5 * 0.3 = 2.7 is nearer to 3.1 than to the mean with the weight that stays behind
+        stepped = kernel.value()
+        stepped[1, 0] += 0.3
+        stepped[2] += 0.3
+        kernel.assign(stepped)
+        trained.after_step()
+    first = kernel.value()[:, 0].tolist()
+    if channels:  # 1, 1.2, 3 and 3.2 had a value each
+        assert first == pytest.approx([1.0, 2.7, 0.0, 3.0, 3.2])
+    else:
+        mean = (2.7 + 3.0 + 3.2) / 3
+        assert first == pytest.approx([1.0, mean, 0.0, mean, mean])
+    assert kernel.value()[:, 1].tolist() == [-50.0, 0.0, 0.0, 70.0, 70.0]
 
 
 def test_the_step_leaves_few_values_in_every_layer(tmp_path: Path):
