@@ -2,10 +2,10 @@
 
 A unit is judged in every layer that makes it (its filter) or holds it with a kernel (its depthwise filter). The norms
 of two layers do not compare: those of a wide layer's filters are small, those of a 1x1 layer too. So within each layer
-a score is divided by the mean over the group's units there, as DepGraph does (Fang et al., "DepGraph: Towards any
-structural pruning", arXiv:2301.12900, section 3.3), and a unit's score is the sum over its layers. A unit of a residual
-stream that six layers add to takes six filters with it, and scores as much as six, where selection over all layers
-weighs scores against the cost that they save.
+a score becomes a share of the sum over the group's units there, as in LAMP (Lee et al., "Layer-adaptive sparsity for
+the magnitude-based pruning", arXiv:2010.07611, equation 5). A unit's score is the mean share over its layers, times the
+number of layers that make it: a unit of a residual stream that six layers add to takes six filters with it, and scores
+as much as six, where selection over all layers weighs scores against the cost that they save.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def bn_scale(channels: Channels) -> Scores:
 
 
 def random(channels: Channels, seed: int) -> Scores:
-    """Chance, the control that every criterion has to beat."""
+    """Chance, the control that every criterion has to beat: shares like those of the norms, at random."""
     generator = np.random.default_rng([seed, 4])
-    return {index: generator.random(len(group)) for index, group in enumerate(channels.groups)}
+    return _by_filters(channels, lambda filters: 0.5 + generator.random(len(filters)))
 
 
 def values(channels: Channels, part: Part) -> Array:
@@ -85,8 +85,8 @@ def taken(weight: NDArray[Any], part: Part) -> Array:
 def _by_filters(channels: Channels, score: Callable[[Array], Array]) -> Scores:
     found: dict[int, Array] = {}
     for index, group in enumerate(channels.groups):
-        each = [_over_mean(score(values(channels, part))) for part in _filters(group)]
-        found[index] = np.sum(each, axis=0)
+        each = [_shares(score(values(channels, part))) for part in _filters(group)]
+        found[index] = len(group.makers) * np.mean(each, axis=0)
     return found
 
 
@@ -99,9 +99,9 @@ def _filters(group: Group) -> list[Part]:
     ]
 
 
-def _over_mean(scores: Array) -> Array:
-    mean = scores.mean()
-    return scores / mean if mean > 0 else np.zeros_like(scores)
+def _shares(scores: Array) -> Array:
+    total = scores.sum()
+    return scores / total if total > 0 else np.zeros_like(scores)
 
 
 def _distances(filters: Array) -> Array:

@@ -57,8 +57,13 @@ def by_share(channels: Channels, levels: Levels, shares: Mapping[int, float], or
 def by_budget(channels: Channels, levels: Levels, scores: Scores, cost: Cost, budget: float) -> list[int]:
     """Takes out what matters least for what it costs, until the network is within its budget.
 
-    Greedy: of all groups the next level with the lowest score per cost saved, costs taken anew as widths shrink. A heap
-    holds the best move of each group; when a group shrinks, its own entry and those of the groups next to it are
+    Greedy: of all groups the next level with the lowest loss per cost saved, costs taken anew as widths shrink. What a
+    group loses is S log(S / R), with S the sum of its scores and R what is left of it: at first the scores of what
+    goes, and more the less remains, as each remaining channel then stands for more. That is the rule of LAMP
+    (arXiv:2010.07611): a score counts relative to all that are still there. Plain sums would empty one group before
+    they touched the next.
+
+    A heap holds the best move of each group; when a group shrinks, its own entry and those of the groups next to it are
     replaced, and stale ones are dropped as they come up.
 
     Args:
@@ -129,8 +134,17 @@ def _best(
     best: tuple[float, int] | None = None
     for ahead in range(place + 1, min(place + 1 + cost.steps, len(levels))):
         saved = cost.saved(kept, group, now - levels[ahead])
-        lost = float(sums[whole - levels[ahead]] - sums[whole - now])
+        lost = _lost(sums, whole - now, whole - levels[ahead])
         rate = lost / saved if saved > 0 else np.inf
         if best is None or rate < best[0]:
             best = (rate, ahead)
     return best
+
+
+def _lost(sums: Array, before: int, after: int) -> float:
+    """What a group loses with more of its lowest scores gone; `sums` of so many of them."""
+    whole = sums[-1]
+    left, next_left = whole - sums[before], whole - sums[after]
+    if whole <= 0.0 or left <= 0.0:
+        return 0.0
+    return float(whole * np.log(left / next_left)) if next_left > 0.0 else np.inf

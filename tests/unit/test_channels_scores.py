@@ -44,7 +44,7 @@ def test_filters_by_hand(criterion: Any, by_hand: list[float]):
 
     (found,) = criterion(channels).values()
 
-    np.testing.assert_allclose(found, np.array(by_hand) / np.mean(by_hand), rtol=1e-6)
+    np.testing.assert_allclose(found, np.array(by_hand) / np.sum(by_hand), rtol=1e-6)
 
 
 def test_a_unit_is_judged_in_every_layer_that_makes_or_holds_it():
@@ -58,8 +58,8 @@ def test_a_unit_is_judged_in_every_layer_that_makes_or_holds_it():
 
     (found,) = scores.l1(groups.find(model)).values()
 
-    # 1 and 3 over their mean 2; 6 and 2 over their mean 4.
-    np.testing.assert_allclose(found, [0.5 + 1.5, 1.5 + 0.5])
+    # 1 and 3 of 4, 6 and 2 of 8; one layer makes them.
+    np.testing.assert_allclose(found, [(1 / 4 + 6 / 8) / 2, (3 / 4 + 2 / 8) / 2])
 
 
 def test_batch_norm_scales_and_what_none_holds():
@@ -96,13 +96,13 @@ def test_taylor_by_hand_with_labels():
 def test_optimal_brain_damage_draws_targets_and_finds_the_diagonal():
     """A linear output with targets of variance 1 around it: the Hessian of a weight is the mean square of its input."""
     model = _chain(FIRST, activation=None)
-    x = np.random.default_rng(0).normal(size=(6400, 2))
+    x = np.random.default_rng(0).normal(size=(3200, 2))
 
     (found,) = saliency.obd(model, groups.find(model), _evidence(x)).values()
 
     hidden = x @ np.array(FIRST)
     weights = np.square(model.get_layer("second").kernel.numpy()).sum(axis=1)
-    np.testing.assert_allclose(found, 0.5 * np.square(hidden).mean(axis=0) * weights, rtol=0.2)
+    np.testing.assert_allclose(found, 0.5 * np.square(hidden).mean(axis=0) * weights, rtol=0.3)
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", None])

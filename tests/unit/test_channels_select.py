@@ -121,7 +121,7 @@ def test_shares():
     ]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 2**31 - 1), keep=st.floats(0.3, 0.95), kind=st.sampled_from(["macs", "parameters"]))
 def test_a_budget_is_met_and_no_group_emptied(seed: int, keep: float, kind: Any):
     model = random_graphs.network(seed)
