@@ -92,7 +92,7 @@ def under_budget(
     if spent > goal:
         raise ModelError(
             f"low_rank: keep {keep:.0%} of the {count} cannot be reached: with the smallest ranks in all "
-            f"{len(found)} layers that can be factorised, {spent / total:.0%} stay.",
+            f"{len(found)} layers that can be factorised ({', '.join(found)}), {spent / total:.0%} stay.",
             next_step=f"Set keep above {spent / total:.2f}, or take channels out first.",
         )
     return taken

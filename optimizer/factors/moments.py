@@ -18,7 +18,7 @@ from targets.keras_model import one_or_list
 
 _BATCH = 32
 # A moment of D inputs needs more positions than D to have full rank; neighbours in an image tell little news.
-_POSITIONS, _PER_INPUT = 8192, 4
+_POSITIONS, _PER_INPUT = 8192, 2
 
 
 def second_moments(
@@ -83,8 +83,9 @@ class _Watch:
         return self._sum / max(self._count, 1)
 
     def _add(self, x: NDArray[Any]) -> None:
-        rows = patches(self.linear, x, self._most, self._random)
-        self._sum += (rows.T @ rows).astype(np.float64)
+        # In float64: rounding must not leave a moment with negative eigenvalues.
+        rows = patches(self.linear, x, self._most, self._random).astype(np.float64)
+        self._sum += rows.T @ rows
         self._count += len(rows)
 
 

@@ -147,34 +147,24 @@ class _SpatialStart:
     """The second factor by least squares, for one choice of the first."""
 
     def __init__(self, kernel: Kernel, moment: Matrix | None, columns: Matrix) -> None:
-        self._high, self._wide, self._inputs, self._outputs = kernel.shape
-        self._columns = columns.reshape(self._high, self._inputs, -1)
-        most = self._columns.shape[-1]
+        high, self._wide, inputs, _ = kernel.shape
+        self._columns = columns.reshape(high, inputs, -1)
         if moment is None:
-            self._within = None
-            self._across = np.einsum("hcr,hwcn->wrn", self._columns, kernel)
+            within, across = None, np.einsum("hcr,hwcn->rwn", self._columns, kernel)
         else:
-            square = moment.reshape((self._high, self._wide, self._inputs) * 2)
-            half = np.einsum("hwcgvd,hcr->wrgvd", square, self._columns, optimize=True)
-            self._within = np.einsum("wrgvd,gds->wrvs", half, self._columns, optimize=True)
-            flat = half.reshape(self._wide * most, -1)
-            self._across = (flat @ kernel.reshape(-1, self._outputs)).reshape(self._wide, most, -1)
-        self._solved: dict[int, Matrix] = {}
+            square = moment.reshape((high, self._wide, inputs) * 2)
+            half = np.einsum("hwcgvd,hcr->rwgvd", square, self._columns, optimize=True)
+            within = np.einsum("rwgvd,gds->rwsv", half, self._columns, optimize=True)
+            across = np.einsum("rwgvd,gvdn->rwn", half, kernel, optimize=True)
+        self._second = _Nested(within, across)
+        self._explained = np.concatenate([[0.0], np.cumsum(np.sum(self._second.whitened**2, axis=(1, 2)))])
 
     def explained(self, rank: int) -> float:
-        return float(np.sum(self._across[:, :rank] * self._second(rank)))
+        return float(self._explained[rank])
 
     def kernels(self, rank: int) -> tuple[Kernel, ...]:
-        return _balanced(self._columns[:, None, :, :rank], self._second(rank)[None])
-
-    def _second(self, rank: int) -> Matrix:
-        if rank not in self._solved:
-            across = self._across[:, :rank].reshape(self._wide * rank, -1)
-            if self._within is not None:
-                within = self._within[:, :rank, :, :rank].reshape(self._wide * rank, -1)
-                across = np.linalg.solve(within, across)
-            self._solved[rank] = across.reshape(self._wide, rank, -1)
-        return self._solved[rank]
+        second = self._second.solved(rank).transpose(1, 0, 2)
+        return _balanced(self._columns[:, None, :, :rank], second[None])
 
 
 class _Tucker:
@@ -220,41 +210,64 @@ class _TuckerStart:
         self._into = into
         inputs, outputs = kernel.shape[-2:]
         cube = kernel.reshape(-1, inputs, outputs)
-        taps = len(cube)
         if moment is None:
-            self._within = None
-            self._across = np.einsum("ca,kcn->kan", into, cube)
+            within, across = None, np.einsum("ca,kcn->akn", into, cube)
         else:
-            square = moment.reshape(taps, inputs, taps, inputs)
-            half = np.einsum("kcld,ca->kald", square, into, optimize=True)
-            self._within = np.einsum("kald,db->kalb", half, into, optimize=True)
-            flat = half.reshape(taps * inputs, -1)
-            self._across = (flat @ kernel.reshape(-1, outputs)).reshape(taps, inputs, outputs)
-        self._solved: dict[int, tuple[Matrix, Matrix, Matrix]] = {}
+            square = moment.reshape(len(cube), inputs, len(cube), inputs)
+            half = np.einsum("kcld,ca->akld", square, into, optimize=True)
+            within = np.einsum("akld,db->akbl", half, into, optimize=True)
+            across = np.einsum("akld,ldn->akn", half, cube, optimize=True)
+        self._core = _Nested(within, across)
+        self._spectra: dict[int, Matrix] = {}
 
     def explained(self, ranks: Ranks) -> float:
-        return float(self._core(ranks[0])[1][: ranks[1]].sum())
+        if ranks[0] not in self._spectra:
+            self._spectra[ranks[0]] = np.cumsum(np.linalg.eigvalsh(self._outputs(ranks[0]))[::-1])
+        return float(self._spectra[ranks[0]][ranks[1] - 1])
 
     def kernels(self, ranks: Ranks) -> tuple[Kernel, ...]:
-        core, _, directions = self._core(ranks[0])
-        directions = directions[:, : ranks[1]]
-        inner = (core @ directions).reshape(*self._kernel.shape[:-2], *ranks)
+        # The principal components of what the core makes are the best of both ranks (reduced-rank regression).
+        directions = _leading(self._outputs(ranks[0]))[1][:, : ranks[1]]
+        inner = (self._core.solved(ranks[0]).transpose(1, 0, 2) @ directions).reshape(*self._kernel.shape[:-2], *ranks)
         into, inner = _balanced(_pointwise(self._into[:, : ranks[0]], self._kernel), inner)
         return (into, *_balanced(inner, _pointwise(directions.T, self._kernel)))
 
-    def _core(self, rank: int) -> tuple[Matrix, Matrix, Matrix]:
-        """The best core behind so many channels, [taps * rank, outputs], and what of its output varies where.
+    def _outputs(self, rank: int) -> Matrix:
+        """Second moment of what the best core behind so many channels makes, [outputs, outputs]."""
+        flat = self._core.whitened[:rank].reshape(-1, self._kernel.shape[-1])
+        return np.asarray(flat.T @ flat)
 
-        Cutting the outputs of that to their principal components is the best of both ranks (reduced-rank regression).
-        """
-        if rank not in self._solved:
-            taps = len(self._across)
-            across = self._across[:, :rank].reshape(taps * rank, -1)
-            core = across
-            if self._within is not None:
-                core = np.linalg.solve(self._within[:, :rank, :, :rank].reshape(taps * rank, -1), across)
-            self._solved[rank] = (core, *_leading(across.T @ core))
-        return self._solved[rank]
+
+class _Nested:
+    """Least squares behind the leading columns of a first factor, for every number of them from one factorisation.
+
+    With T = L L' the second moment of what the first factor makes, and Q that with the outputs, the best second factor
+    is T^-1 Q, and it explains |L^-1 Q|^2. Leading blocks of L and of L^-1 Q are those of fewer columns.
+
+    Attributes:
+        whitened: L^-1 Q, [columns, taps, outputs].
+    """
+
+    def __init__(self, within: Matrix | None, across: Matrix) -> None:
+        """Takes T as [columns, taps, columns, taps], or None for the identity, and Q as [columns, taps, outputs]."""
+        self._root: Matrix | None = None
+        self.whitened = across
+        if within is not None:
+            columns, taps, outputs = across.shape
+            square = within.reshape(columns * taps, -1)
+            self._root = np.asarray(np.linalg.cholesky((square + square.T) / 2))
+            flat: Matrix = across.reshape(-1, outputs)
+            self.whitened = np.asarray(np.linalg.solve(self._root, flat)).reshape(across.shape)
+
+    def solved(self, rank: int) -> Matrix:
+        """The second factor behind so many columns, [rank, taps, outputs]."""
+        white = self.whitened[:rank]
+        if self._root is None:
+            return white
+        size = rank * white.shape[1]
+        root: Matrix = self._root[:size, :size].T
+        flat: Matrix = white.reshape(size, -1)
+        return np.asarray(np.linalg.solve(root, flat)).reshape(white.shape)
 
 
 def _ridged(moment: Matrix) -> Matrix | None:
