@@ -220,18 +220,18 @@ def _recurrent(cell: str) -> Any:
     layers = keras.layers
     steps = keras.Input((8, 6), name="steps")
     x = layers.Dense(10, activation="relu", name="embed")(steps)
-    x = getattr(layers, cell)(12, name="memory")(x)
+    x = getattr(layers, cell)(12, unroll=True, name="memory")(x)
     x = layers.Dense(8, activation="relu", name="hidden")(x)
     return keras.Model(steps, layers.Dense(CLASSES, activation="softmax", name="head")(x), name=cell.lower())
 
 
 def lstm() -> Any:
-    """Dense layers around an LSTM."""
+    """Dense layers around an LSTM, unrolled as int8 needs it."""
     return _recurrent("LSTM")
 
 
 def gru() -> Any:
-    """Dense layers around a GRU."""
+    """Dense layers around a GRU, unrolled."""
     return _recurrent("GRU")
 
 
