@@ -183,9 +183,9 @@ def techniques(as_json: Json = False) -> None:
         _print_json([{**row, "parameters": known.get(row["name"]).Params.model_json_schema()} for row in rows])
         return
     for row in rows:
-        typer.echo(f"{row['name']:14} {row['summary']}")
+        typer.echo(f"{row['name']:20} {row['summary']}")
         for name, field in known.get(row["name"]).Params.model_fields.items():
-            typer.echo(f"{'':14}   {name}: {field.description or ''} (default {field.get_default()!r})")
+            typer.echo(f"{'':20}   {name}: {field.description or ''} (default {field.get_default()!r})")
 
 
 @app.command()

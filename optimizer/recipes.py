@@ -29,7 +29,7 @@ _UNLABELLED = "training samples, labels are not needed; calibration samples"
 
 READY: dict[str, Ready] = {
     "balanced": Ready(
-        summary="30 % fewer multiply-accumulates and int8: faster and smaller at nearly the same accuracy",
+        summary="30 % fewer multiply-accumulates and int8: a mild cut, faster and smaller",
         needs=_UNLABELLED,
         steps=(
             {"prune_channels": {"keep": 0.7, "epochs": 6, "learning_rate": 1e-3, "distill": {}}},
@@ -55,7 +55,7 @@ READY: dict[str, Ready] = {
         ),
     ),
     "no-training": Ready(
-        summary="15 % fewer multiply-accumulates, repaired by least squares on samples, and int8: minutes, no training",
+        summary="15 % fewer multiply-accumulates, repaired by least squares on samples, and int8: no training",
         needs="calibration samples",
         steps=(
             {"prune_channels": {"keep": 0.85, "epochs": 0}},
@@ -63,7 +63,7 @@ READY: dict[str, Ready] = {
         ),
     ),
     "deep-compression": Ready(
-        summary="zeros in rounds, then few shared values: for `edgesmith pack`, whose files are the smallest there are",
+        summary="zeros in rounds, then few shared values: what `edgesmith pack` makes small files of",
         needs="training samples, labels are not needed",
         steps=(
             {"prune": {"schedule": "iterative", "final_sparsity": 0.85, "rounds": 3, "epochs": 4, "distill": {}}},
