@@ -60,6 +60,7 @@ SEEDS: Final = (0, 1, 2)
 RATIO: Final = 60.0
 QUICK_DROP_PP: Final = 1.0
 BATCH: Final = 128
+TRAINING_IMAGES: Final = 60_000
 PAPER: Final[Mapping[str, Mapping[str, float]]] = {
     "lenet_300_100": {"ratio": 40, "float_accuracy": 98.36, "accuracy": 98.42},
     "lenet_5": {"ratio": 39, "float_accuracy": 99.20, "accuracy": 99.26},
@@ -96,6 +97,7 @@ def recipe(network: str, dataset: str, *, quick: bool) -> Settings:
         "scope": "global",
         "initial_sparsity": 0.5,
         "final_sparsity": shape.sparsity,
+        "end_step": shape.epochs * ((1 + shape.copies) * TRAINING_IMAGES // BATCH) // 2,  # half for recovery
         "epochs": shape.epochs,
         "batch_size": BATCH,
         "learning_rate": 2e-3,
@@ -105,7 +107,7 @@ def recipe(network: str, dataset: str, *, quick: bool) -> Settings:
         "clusters": shape.clusters,
         "biases": 16,
         "codebook": "float16",
-        "epochs": 1,
+        "epochs": shape.cluster_epochs,
         "batch_size": BATCH,
         "learning_rate": 1e-3,
         **learns,
@@ -120,15 +122,16 @@ class Shape:
     sparsity: float
     clusters: int | dict[str, int]
     epochs: int
+    cluster_epochs: int
     copies: int
 
 
 SHAPES: Final[Mapping[tuple[str, str], Shape]] = {
-    ("lenet_300_100", "mnist"): Shape(0.958, 16, 6, 2),
-    ("lenet_300_100", "fashion_mnist"): Shape(0.95, 8, 7, 3),
-    ("lenet_5", "mnist"): Shape(0.96, 16, 4, 1),
-    ("lenet_5", "fashion_mnist"): Shape(0.955, 16, 5, 1),
-    ("quick", "fashion_mnist"): Shape(0.95, 8, 8, 0),
+    ("lenet_300_100", "mnist"): Shape(0.955, 16, 6, 1, 2),
+    ("lenet_300_100", "fashion_mnist"): Shape(0.932, 8, 10, 2, 3),
+    ("lenet_5", "mnist"): Shape(0.96, 16, 4, 1, 1),
+    ("lenet_5", "fashion_mnist"): Shape(0.955, 16, 5, 1, 1),
+    ("quick", "fashion_mnist"): Shape(0.95, 8, 6, 1, 0),
 }
 
 
@@ -405,7 +408,7 @@ def broken(rows: Sequence[Mapping[str, Any]], *, quick: bool) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one network, one seed, little training; writes nothing")
-    parser.add_argument("--only", default="", help="a network or a data set; writes nothing")
+    parser.add_argument("--only", nargs="+", default=[], help="a network, a data set, or one of each; writes nothing")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="fewer, to try; with less than 3 writes nothing")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="trained networks and MNIST")
     asked = parser.parse_args()
@@ -413,7 +416,7 @@ def main() -> int:
     pairs = [(network, dataset) for network in FLOAT_EPOCHS for dataset in ("mnist", "fashion_mnist")]
     if asked.quick:
         pairs = [("lenet_300_100", "fashion_mnist")]
-    pairs = [pair for pair in pairs if not asked.only or asked.only in pair]
+    pairs = [pair for pair in pairs if set(asked.only) <= set(pair)]
     rows = [row(*pair, SEEDS[: 1 if asked.quick else asked.seeds], cache, quick=asked.quick) for pair in pairs]
     said = broken(rows, quick=asked.quick)
     figures = {

@@ -61,8 +61,8 @@ class Clusters:
             weights: as many as were clustered, any shape.
         """
         flat = np.asarray(weights, np.float64).ravel()
-        owners = np.searchsorted(self.books, self.labels, side="right") - 1
-        alive = ~self.zero[self.labels]
+        alive = np.flatnonzero(~self.zero[self.labels])
+        owners = np.searchsorted(self.books, self.labels[alive], side="right") - 1 if len(self.books) > 2 else 0
         # Codebooks side by side on one line, too far apart for a weight to be near one that is not its own.
         width = 4 * max(float(np.abs(flat).max(initial=0)), float(np.abs(self.centroids).max(initial=0))) + 1
         book_of = np.repeat(np.arange(len(self.books) - 1), np.diff(self.books))
@@ -70,7 +70,7 @@ class Clusters:
         on_line = np.sort(self._means(flat)[live] + width * book_of[live])
         labels = self.labels.copy()
         if len(live):
-            labels[alive] = live[kmeans1d.nearest(flat[alive] + width * owners[alive], on_line)]
+            labels[alive] = live[kmeans1d.nearest(flat[alive] + width * owners, on_line)]
         centroids = self.centroids.copy()
         centroids[live] = on_line - width * book_of[live]
         return Clusters(labels=labels, books=self.books, zero=self.zero, centroids=centroids)

@@ -77,7 +77,7 @@ class TrainedCentroids:
         """What the weights have added up to, and which values they share."""
         state: dict[str, NDArray[Any]] = {}
         for i, clusters in enumerate(self._clusters):
-            state |= {f"own/{i}": self._own[i], f"shared/{i}": self._shared[i]}
+            state |= {f"own/{i}": self._own[i].copy(), f"shared/{i}": self._shared[i]}
             state |= {f"labels/{i}": clusters.labels, f"centroids/{i}": clusters.centroids}
         return state
 

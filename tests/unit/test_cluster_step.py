@@ -112,6 +112,15 @@ def test_a_weight_that_training_takes_to_another_value_comes_to_share_it(channel
         mean = (2.7 + 3.0 + 3.2) / 3
         assert first == pytest.approx([1.0, mean, 0.0, mean, mean])
     assert kernel.value()[:, 1].tolist() == [-50.0, 0.0, 0.0, 70.0, 70.0]
+    # A training that was killed goes on with the same weights and values.
+    again = TrainedCentroids([(kernel, clusters)], [own], "trained")
+    again.restore(trained.state())
+    both = []
+    for each in (trained, again):
+        kernel.assign(each.state()["shared/0"] + np.float32(0.4))
+        each.after_step()
+        both.append(kernel.value().tolist())
+    assert both[0] == both[1]
 
 
 def test_the_step_leaves_few_values_in_every_layer(tmp_path: Path):
