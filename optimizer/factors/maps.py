@@ -58,6 +58,11 @@ class Linear:
         *_, inputs, outputs = self.layer.kernel.shape
         return int(inputs), int(outputs)
 
+    @property
+    def rows(self) -> int:
+        """Inputs that one output position is a sum over."""
+        return math.prod(self.window) * self.widths[0]
+
     def macs(self, stages: Sequence[Stage]) -> int:
         """Multiply-accumulates of one sample, over all calls (per position, where its extents are open)."""
         total = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,34 +50,37 @@ def second_moments(
     return {watch.linear.path: watch.moment() for watch in watched}
 
 
+@contextlib.contextmanager
+def listening(layer: Any, hear: Callable[[NDArray[Any]], None]) -> Iterator[None]:
+    """While this lasts, hands what a layer is called with to a function, wherever in a network the layer is."""
+    original = layer.call
+
+    def heard(x: Any, *args: Any, **kwargs: Any) -> Any:
+        hear(np.asarray(x))
+        return original(x, *args, **kwargs)
+
+    layer.call = heard
+    try:
+        yield
+    finally:
+        # The attribute of the instance hides the method of the class; without it the method is back.
+        del layer.call
+
+
 class _Watch:
     """Sums over what one layer is called with."""
 
     def __init__(self, linear: Linear, batches: int, random: np.random.Generator) -> None:
         self.linear = linear
         self._random = random
-        self._size = int(np.prod(linear.window, dtype=np.int64)) * linear.widths[0]
-        calls = batches * max(len(linear.calls), 1)
-        self._most = -(-max(_POSITIONS, _PER_INPUT * self._size) // calls)
-        self._sum = np.zeros((self._size, self._size))
+        self._most = most_rows(linear, batches)
+        size = linear.rows
+        self._sum = np.zeros((size, size))
         self._count = 0
 
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> contextlib.AbstractContextManager[None]:
         """While this lasts, calls of the layer are looked at."""
-        layer = self.linear.layer
-        original = layer.call
-
-        def looked_at(x: Any, *args: Any, **kwargs: Any) -> Any:
-            self._add(np.asarray(x))
-            return original(x, *args, **kwargs)
-
-        layer.call = looked_at
-        try:
-            yield
-        finally:
-            # The attribute of the instance hides the method of the class; without it the method is back.
-            del layer.call
+        return listening(self.linear.layer, self._add)
 
     def moment(self) -> Matrix:
         return self._sum / max(self._count, 1)
@@ -87,6 +90,11 @@ class _Watch:
         rows = patches(self.linear, x, self._most, self._random).astype(np.float64)
         self._sum += rows.T @ rows
         self._count += len(rows)
+
+
+def most_rows(linear: Linear, batches: int) -> int:
+    """Positions of a layer that are looked at in each of so many batches, at every call."""
+    return -(-max(_POSITIONS, _PER_INPUT * linear.rows) // (batches * max(len(linear.calls), 1)))
 
 
 def patches(linear: Linear, x: NDArray[Any], most: int, random: np.random.Generator) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from edgesmith.errors import DataError, ModelError
 from edgesmith.types import SampleSet
@@ -24,6 +24,7 @@ from optimizer.base import Applied, Context, KerasModel, Needs, Property, Stage
 from optimizer.factors import build, choose, maps
 from optimizer.factors.moments import second_moments
 from optimizer.factors.products import Form, Matrix, Product, products
+from optimizer.factors.reconstruct import reconstruct
 from optimizer.finetune import TrainingParams, finetune, training_needs, training_set
 
 SUMMARY = "layers as products of smaller ones: fewer weights and multiply-accumulates where the layer allows it"
@@ -59,10 +60,21 @@ class Params(TrainingParams):
         description="activations: factors are fitted to the layer's output on calibration (or training) samples; "
         "weights: to its kernel; auto: activations where there are real samples.",
     )
+    reconstruct: bool = Field(
+        default=True,
+        description="With real samples: fits the last factor of each layer in turn to what the layer made before, so "
+        "that it makes up for the factors before it.",
+    )
     samples: int = Field(default=256, ge=1, description="Samples that are run for that, at most.")
     multiple: int = Field(default=4, ge=1, description="Ranks are multiples of this, which kernels of CPUs like.")
     include: tuple[str, ...] = Field(default=(), description="Layer names or patterns (* ?); default: all it can.")
     exclude: tuple[str, ...] = Field(default=(), description="Layer names or patterns to leave as they are.")
+
+    @model_validator(mode="after")
+    def _errors_are_of_activations(self) -> Params:
+        if self.rank == "error" and self.fit == "weights":
+            raise ValueError("rank: error is an error on activations; take `fit: auto`, or `rank: energy`")
+        return self
 
 
 def needs(params: Params) -> Needs:
@@ -98,13 +110,12 @@ def apply(model: KerasModel, params: Params, context: Context) -> Applied:
     layers = _selected(found, left, params)
     samples = _samples(params, context)
     moments: Mapping[str, Matrix] = {}
+    x = None
     if samples is not None:
-        some = np.random.default_rng([seed, 5]).permutation(len(samples))[: params.samples]
-        moments = second_moments(
-            model, list(layers.values()), samples.x[np.sort(some)], seed=seed, progress=context.progress
-        )
+        x = samples.x[np.sort(np.random.default_rng([seed, 5]).permutation(len(samples))[: params.samples])]
+        moments = second_moments(model, list(layers.values()), x, seed=seed, progress=context.progress)
     plans = _planned(model, layers, moments, params)
-    before = cost.parameters(model)
+    original, before = model, cost.parameters(model)
     model = rewrite.replace(
         model,
         {
@@ -117,11 +128,13 @@ def apply(model: KerasModel, params: Params, context: Context) -> Applied:
     notes = [
         f"{len(plans)} of {len(found)} layers became products: {before:,} parameters to {cost.parameters(model):,}",
         *(_told(layers[path], plan) for path, plan in plans.items()),
-        "factors fitted to the weights, not to activations: there are no real samples"
-        if samples is None and params.fit != "weights"
-        else f"factors fitted to {'the weights' if samples is None else f'activations on {samples.role} samples'}",
+        _fitted_to(samples, params),
         *maps.grouped({**left, **_kept(layers, plans, params)}),
     ]
+    if x is not None and params.reconstruct:
+        chosen = [layers[path] for path in layers if path in plans]
+        reconstruct(original, model, chosen, x, seed=seed, progress=context.progress)
+        notes.append(f"{len(chosen)} layers fitted in turn to what they made before, on {len(x)} samples")
     if params.epochs:
         notes += finetune(model, params, context, label="low_rank").notes
     notes += batchnorm.reestimate_from(model, context, seed=seed)
@@ -146,7 +159,7 @@ def _selected(found: Mapping[str, maps.Linear], left: Mapping[str, str], params:
 
 def _samples(params: Params, context: Context) -> SampleSet | None:
     """Real samples to look at activations on; None where weights alone decide."""
-    if params.fit == "weights" and params.rank != "error":
+    if params.fit == "weights":
         return None
     real = next((s for s in (context.calibration, context.train) if s is not None and not s.synthetic), None)
     if real is None and (params.fit == "activations" or params.rank == "error"):
@@ -194,6 +207,13 @@ def _planned(
                 next_step="Leave low_rank out, or allow it to lose more.",
             )
     return {path: _Plan(made[path][option.form], option) for path, option in chosen.items()}
+
+
+def _fitted_to(samples: SampleSet | None, params: Params) -> str:
+    if samples is not None:
+        return f"factors fitted to activations on {samples.role} samples"
+    why = "" if params.fit == "weights" else ": there are no real samples"
+    return f"factors fitted to the weights{why}"
 
 
 def _limit(params: Params) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from edgesmith.errors import DataError, ModelError
 from edgesmith.frameworks import import_keras, third_party_warnings
@@ -56,7 +57,7 @@ def samples(role: Any = "calibration", y: Any = None, **changes: Any) -> SampleS
 
 def test_layers_that_gain_become_products_and_the_network_stays_nearly_the_same(tmp_path: Path):
     model = network()
-    params = low_rank.Params(rank="error", error=0.01, epochs=0, forms=("svd",))
+    params = low_rank.Params(rank="error", error=0.01, epochs=0, forms=("svd",), reconstruct=False)
     low_rank.check(model, params, Context(workdir=tmp_path, calibration=samples()))
     applied = low_rank.apply(model, params, Context(workdir=tmp_path, calibration=samples()))
     made = applied.model
@@ -115,6 +116,24 @@ def test_a_budget_is_met_and_the_factors_train(tmp_path: Path):
     assert cost.parameters(low_rank.apply(model, fewer, context).model) <= 0.6 * cost.parameters(model)
     with pytest.raises(ModelError, match=r"keep 1% of the macs cannot be reached: .* stay\."):
         low_rank.apply(model, low_rank.Params(rank="budget", keep=0.01, epochs=0), context)
+
+
+def test_each_layer_makes_up_for_those_before_it(tmp_path: Path):
+    """At the same ranks, outputs of the whole network on the samples themselves come nearer to the original's."""
+    before = answers(network(), X)[0]
+    context = Context(workdir=tmp_path, calibration=samples())
+    errors = {}
+    for name, changes in {
+        "weights": {"fit": "weights"},
+        "activations": {"reconstruct": False},
+        "in turn": {},
+    }.items():
+        params = low_rank.Params(energy=0.6, epochs=0, forms=("svd",), **changes)
+        applied = low_rank.apply(network(), params, context)
+        errors[name] = float(np.mean((answers(applied.model, X)[0] - before) ** 2))
+    assert errors["in turn"] < errors["activations"] < errors["weights"]
+    with pytest.raises(ValidationError, match="rank: error is an error on activations"):
+        low_rank.Params(rank="error", fit="weights")
 
 
 def test_what_cannot_gain_is_refused_with_its_name(tmp_path: Path):
