@@ -35,7 +35,9 @@ _BATCH = 32
 # More samples change little: a few rows for each weight of a filter are enough.
 _MOST_SAMPLES = 256
 _ROWS_PER_WEIGHT = 8
-_MOST_ROWS = 16384
+_FEWEST_ROWS = 2048
+_MOST_NUMBERS = 2**25
+"""In the rows of one layer: 256 MiB."""
 _RIDGE = 1e-3
 
 
@@ -90,11 +92,13 @@ def compensate(
             done.left.append(path)
     if not layers:
         return done
+    reading = _Reading(x, {path: _rows_wanted(channels.layers[path]) for path in layers}, seed)
     with progress.task("channels: reconstruction", total=float(len(layers) + 1)) as task:
-        wanted = _targets(original, channels, layers, x, seed)
+        said = {path: _said(channels.layers[path], stays) for path, stays in layers.items()}
+        wanted = reading.of(original, {path: channels.layers[path] for path in layers}, said)
         task.advance()
         for path in layers:
-            _fit(now[path], _read(narrow, {path: now[path]}, x, seed)[path], wanted[path], repair)
+            _fit(now[path], reading.of(narrow, {path: now[path]}, {})[path], wanted[path], repair)
             done.fitted.append(path)
             task.advance()
     return done
@@ -115,18 +119,16 @@ def _outputs_that_stay(channels: Channels, path: str, gone: Sequence[int]) -> ND
     return ~np.isin(channels.unit_of[made.ids], gone)
 
 
-def _targets(
-    original: KerasModel, channels: Channels, layers: dict[str, NDArray[np.bool_]], x: Array, seed: int
-) -> dict[str, Array]:
-    """What the layers made before, [rows, outputs that stay]; before activation."""
-    found = {}
-    for path, read in _read(original, {path: channels.layers[path] for path in layers}, x, seed).items():
-        layer: Any = channels.layers[path]
-        made = linear.product(read.astype(np.float64), linear.matrix(layer))
+def _said(layer: Any, stays: NDArray[np.bool_]) -> Callable[[Array], Array]:
+    """Rows that a layer reads -> what it makes of them, before activation, of the outputs that stay."""
+
+    def said(rows: Array) -> Array:
+        made = linear.product(rows.astype(np.float64), linear.matrix(layer))
         if layer.use_bias:
             made += np.asarray(layer.bias.numpy(), np.float64)
-        found[path] = made[:, layers[path]]
-    return found
+        return made[:, stays]
+
+    return said
 
 
 def _fit(layer: Any, read: Array, wanted: Array, repair: Repair) -> None:
@@ -152,31 +154,48 @@ def _fit(layer: Any, read: Array, wanted: Array, repair: Repair) -> None:
     linear.assign(layer, before + change, offset if layer.use_bias else None)
 
 
-def _read(model: KerasModel, layers: dict[str, Any], x: Array, seed: int) -> dict[str, Array]:
-    """The rows that layers read of the samples; the same positions whatever the widths, over all calls of a layer."""
-    found: dict[str, list[Array]] = {path: [] for path in layers}
-    batches = max(-(-len(x) // _BATCH), 1)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reading:
+    """Which rows of which layers are read, the same in both networks.
 
-    def recorder(path: str, layer: Any) -> Callable[[Array], None]:
-        # By name, so that a layer draws the same positions in both networks; by wanted rows, too.
-        random = np.random.default_rng([seed, 7, *path.encode()])
+    Attributes:
+        x: samples.
+        counts: by path of a layer, its rows.
+        seed: picks positions.
+    """
 
-        def record(given: Array) -> None:
-            each = -(-_rows_wanted(layer) // batches)
-            found[path].append(linear.rows(layer, given, each, random))
+    x: Array
+    counts: dict[str, int]
+    seed: int
 
-        return record
+    def of(
+        self, model: KerasModel, layers: dict[str, Any], keep: dict[str, Callable[[Array], Array]]
+    ) -> dict[str, Array]:
+        """Rows that layers read of the samples, over all their calls, and of these what `keep` makes of them."""
+        found: dict[str, list[Array]] = {path: [] for path in layers}
+        batches = max(-(-len(self.x) // _BATCH), 1)
 
-    with _listening([(layer, recorder(path, layer)) for path, layer in layers.items()]):
-        for start in range(0, len(x), _BATCH):
-            model(one_or_list(inputs.split(x[start : start + _BATCH])), training=False)
-    return {path: np.concatenate(parts) for path, parts in found.items()}
+        def recorder(path: str, layer: Any) -> Callable[[Array], None]:
+            # By name, so that a layer draws the same positions in both networks.
+            random = np.random.default_rng([self.seed, 7, *path.encode()])
+            each = -(-self.counts[path] // batches)
+
+            def record(given: Array) -> None:
+                rows = linear.rows(layer, given, each, random)
+                found[path].append(keep[path](rows) if path in keep else rows)
+
+            return record
+
+        with _listening([(layer, recorder(path, layer)) for path, layer in layers.items()]):
+            for start in range(0, len(self.x), _BATCH):
+                model(one_or_list(inputs.split(self.x[start : start + _BATCH])), training=False)
+        return {path: np.concatenate(parts) for path, parts in found.items()}
 
 
 def _rows_wanted(layer: Any) -> int:
-    """The same for a layer and its narrower twin: by the kernel's window and a fixed number of channels."""
-    taps = int(np.prod(getattr(layer, "kernel_size", ()) or (1,)))
-    return min(max(_ROWS_PER_WEIGHT * taps * 128, 2048), _MOST_ROWS)
+    """Rows that fit a layer of the original; as many are read of its narrower twin."""
+    weights = int(linear.matrix(layer).shape[1])
+    return max(min(max(_ROWS_PER_WEIGHT * weights, _FEWEST_ROWS), _MOST_NUMBERS // weights), 1)
 
 
 @contextlib.contextmanager

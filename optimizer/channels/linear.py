@@ -79,8 +79,8 @@ def assign(layer: Any, values: Array, bias: Array | None) -> None:
 
 def product(rows: Array, values: Array) -> Array:
     """Rows times kernel: [positions, outputs]."""
-    out: Array = np.einsum("rgk,gko->rgo", rows, values, optimize=True)
-    return out.reshape(len(rows), -1)
+    out: Array = np.matmul(rows.transpose(1, 0, 2), values)
+    return out.transpose(1, 0, 2).reshape(len(rows), -1)
 
 
 def _kernel(layer: Any) -> Any:

@@ -121,6 +121,8 @@ def _matches(layer: str, pattern: str) -> bool:
 
 def _listed(channels: Channels, among: Sequence[int]) -> str:
     names = dict.fromkeys(layer for index in among for layer in channels.groups[index].makers)
+    if not names and channels.groups:
+        return "All channels that can go run between blocks: take `scope: channels`."
     if not names:
         return "No layer of this model makes channels that can go."
     return f"Layers whose channels can go: {', '.join(names)}."
