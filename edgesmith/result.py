@@ -327,8 +327,10 @@ class StepRecord(Record):
     macs: int | None
     macs_reason: str | None = None
     parameters: int | None
+    parameters_reason: str | None = None
     nonzero_parameters: int | None = None
     sparsity: float | None = None
+    sparsity_reason: str | None = None
     accuracy: AccuracyRecord | None = Field(description="On the host, before compiling.")
     accuracy_reason: str | None = None
     agreement: float | None

@@ -421,8 +421,8 @@ def _objective(model: KerasModel, params: TrainingParams, train: SampleSet, cont
         return Labels(model, losses.choose_loss(model, params.loss, train.y, context.root))
     if context.original is None:
         raise InternalError("a distillation without a teacher was begun")
-    # Several outputs, and one array of labels: no loss but the user's could tell what belongs to which.
-    labels = train.y if len(model.outputs) == 1 or is_reference(params.loss) else None
+    # Several outputs and one array of labels: nobody says which belong together.
+    labels = train.y if len(model.outputs) == 1 else None
     loss = None if labels is None else losses.choose_loss(model, params.loss, labels, context.root)
     return Lesson(
         model,

@@ -41,8 +41,8 @@ READY: dict[str, Ready] = {
         needs=_UNLABELLED,
         steps=(
             {"prune_channels": {"keep": 0.5, "epochs": 8, "learning_rate": 1e-3, "distill": {}}},
-            {"prune": {"final_sparsity": 0.6, "epochs": 4, "distill": {}}},
-            {"cluster": {"clusters": 32, "epochs": 2, "distill": {}}},
+            {"prune": {"final_sparsity": 0.6, "epochs": 8, "learning_rate": 1e-3, "distill": {}}},
+            {"cluster": {"clusters": 32, "epochs": 4, "distill": {}}},
             {"quantize": {"scheme": "int8"}},
         ),
     ),

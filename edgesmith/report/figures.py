@@ -300,6 +300,8 @@ def step_reasons(steps: Sequence[StepRecord]) -> tuple[str, ...]:
             ("size", step.size_bytes, step.size_bytes_reason),
             ("gzip", step.gzip_bytes, step.gzip_bytes_reason),
             ("MACs", step.macs, step.macs_reason),
+            ("parameters", step.parameters, step.parameters_reason),
+            ("zeros", step.sparsity, step.sparsity_reason),
             ("accuracy", step.accuracy, step.accuracy_reason),
             ("agreement", step.agreement, step.agreement_reason),
         ):
