@@ -4,20 +4,21 @@
 distances; where values are shared, their indices in a codebook; both with a Huffman code. Distances are those of the
 paper but for one thing: one that does not fit its k bits is written by a symbol of its own, "skip 2^k", where the paper
 stores a zero weight, which costs a value besides. Every tensor is tried dense and sparse, in both orders of its axes,
-with one codebook and with one for each channel, and the smallest is kept.
+with one codebook and with one for each channel, and the smallest is kept. A kernel whose filters are copies of fewer
+ones (`banks`) is tried as these, too, and a list that says which is which.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.packing import huffman, values
+from optimizer.packing import banks, huffman, values
 from optimizer.packing.huffman import DamagedStream
 
 _MOST_GAP_BITS = 12
@@ -41,6 +42,8 @@ class Form:
         kind: form of the values, or of the codebooks' entries.
         entries: of all codebooks together.
         alphabet: entries of the largest codebook.
+        bases: base filters that are written in the place of those along the last axis, all else being theirs; 0 = the
+            tensor itself is written.
     """
 
     dtype: str
@@ -53,11 +56,19 @@ class Form:
     kind: values.Kind = "raw"
     entries: int = 0
     alphabet: int = 0
+    bases: int = 0
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """Shape of what is written."""
+        return (*self.shape[:-1], self.bases) if self.bases else self.shape
 
     @property
     def coding(self) -> str:
         """For people: "sparse, 16 shared values"."""
         where = f"sparse, {self.gap_bits}-bit gaps" if self.gap_bits else "dense"
+        if self.bases:
+            where = f"{self.shape[-1]} filters of {self.bases} bases, {where}"
         if not self.books:
             return f"{where}, {self.kind} values"
         each = "" if self.books == 1 else f" in each of {self.books} channels"
@@ -85,7 +96,12 @@ class Form:
         form = cls(**{**plain, "shape": tuple(shape)})
         if form.dtype not in DTYPES or form.kind not in values.KINDS:
             raise DamagedStream("a tensor is of an unknown type")
-        size, channels = math.prod(shape), shape[form.axis] if form.axis < len(shape) else 1
+        if form.bases and not (
+            2 <= len(shape) <= 5 and form.bases < shape[-1] <= huffman.MOST_SYMBOLS and form.dtype == "float32"
+        ):
+            raise DamagedStream("a tensor's bases are none")
+        stored = form.stored
+        size, channels = math.prod(stored), stored[form.axis] if form.axis < len(stored) else 1
         sound = (
             form.axis < max(len(shape), 1)
             and form.gap_bits <= _MOST_GAP_BITS
@@ -116,12 +132,12 @@ def encode(tensor: NDArray[Any]) -> tuple[Form, bytes]:
     """
     if tensor.dtype.name not in DTYPES:
         raise ValueError(f"{tensor.dtype.name} has no packed form")
-    best: _Candidate | None = None
-    for candidate in _candidates(tensor):
-        if best is None or candidate.size < best.size:
-            best = candidate
-    if best is None:
-        raise ValueError("no form")  # there is always a dense one
+    best = _best(tensor)
+    bank = banks.found(tensor)
+    if bank is not None:
+        bases, which = _best(np.moveaxis(bank.base, 0, -1)), banks.write(bank)
+        if bases.size + len(which) < best.size:
+            return replace(bases.form, shape=tensor.shape, bases=len(bank.base)), which + bases.encode()
     return best.form, best.encode()
 
 
@@ -135,6 +151,9 @@ def decode(form: Form, data: memoryview) -> NDArray[Any]:
     Raises:
         DamagedStream: the bytes are not those of such a tensor.
     """
+    if form.bases:
+        members, codes, read = banks.read(data, form.shape[-1], form.bases)
+        return banks.expanded(decode(replace(form, shape=form.stored, bases=0), data[read:]), members, codes)
     size, dtype = math.prod(form.shape), np.dtype(form.dtype)
     places: NDArray[np.int64] = np.arange(0)
     if form.gap_bits:
@@ -205,18 +224,26 @@ class _Candidate:
         return gaps + self.head + b"".join(parts) + self.tail
 
 
+def _best(tensor: NDArray[Any]) -> _Candidate:
+    """The smallest; of equal ones the first."""
+    return min(_candidates(tensor), key=lambda candidate: candidate.size)
+
+
 def _candidates(tensor: NDArray[Any]) -> Iterator[_Candidate]:
-    for axis in {0, tensor.ndim - 1, tensor.ndim - 2} if tensor.ndim > 1 else {0}:
-        if axis < 0:
-            continue
+    flat = values.bits(np.ascontiguousarray(tensor).ravel())
+    distinct, alive = len(np.unique(flat)), int(np.count_nonzero(flat))
+    sparse = 2 * alive <= flat.size
+    shared = 2 * distinct <= flat.size
+    shared_sparse = 2 * (distinct - (alive < flat.size)) <= alive
+    every = np.arange(flat.size)
+    # Where neither helps, the order of the axes changes nothing.
+    last = {0, tensor.ndim - 1, tensor.ndim - 2} if tensor.ndim > 1 and (sparse or shared) else {0}
+    for axis in sorted(last):
         ordered = (np.moveaxis(tensor, axis, 0) if axis else tensor).ravel()
-        size = ordered.size
-        every = np.arange(size)
-        yield from _valued(tensor, axis, ordered, every, (), {})
-        places = np.flatnonzero(values.bits(ordered))
-        if 2 * len(places) > size:
-            continue
-        yield from _valued(tensor, axis, ordered, places, *_best_gaps(places))
+        yield from _valued(tensor, axis, ordered, every, (), {}, shared=shared)
+        if sparse:
+            places = np.flatnonzero(values.bits(ordered))
+            yield from _valued(tensor, axis, ordered, places, *_best_gaps(places), shared=shared_sparse)
 
 
 def _best_gaps(places: NDArray[np.int64]) -> tuple[tuple[tuple[NDArray[np.int64], int], ...], dict[str, int]]:
@@ -242,31 +269,28 @@ def _valued(
     places: NDArray[np.int64],
     streams: tuple[tuple[NDArray[np.int64], int], ...],
     where: Mapping[str, int],
+    *,
+    shared: bool,
 ) -> Iterator[_Candidate]:
-    """The values at these places: as they are, by one codebook, and by one for each channel."""
+    """The values at these places: as they are; where they are shared, by one codebook and by one for each channel."""
     common: dict[str, Any] = {"dtype": tensor.dtype.name, "shape": tensor.shape, "axis": axis, **where}
     own = ordered[places]
     kind, raw = values.write(own)
     yield _Candidate(form=Form(**common, written=len(own), kind=kind), head=b"", streams=streams, tail=raw)
-    if not len(own):
+    if not len(own) or not shared:
         return
-    channels = tensor.shape[axis] if tensor.ndim else 1
-    for books in {1, channels}:
+    dtype = values.bits(own).dtype
+    channels = tensor.shape[axis] if tensor.ndim and dtype.itemsize <= 4 else 1
+    for books in sorted({1, channels}):
         owners = places // (len(ordered) // books)
-        pairs = np.stack([owners.astype(np.uint64), values.bits(own).astype(np.uint64)])
-        found, labels = np.unique(pairs, axis=1, return_inverse=True) if books > 1 else _unique(pairs[1])
-        counts = np.bincount(found[0].astype(np.int64), minlength=books)
+        keys = values.bits(own) if books == 1 else (owners.astype(np.uint64) << 32) | values.bits(own)
+        found, labels = np.unique(keys, return_inverse=True)
+        counts = np.array([len(found)]) if books == 1 else np.bincount((found >> 32).astype(np.int64), minlength=books)
         most = int(counts.max())
-        if most > _MOST_ENTRIES or 2 * found.shape[1] > len(own):
+        if most > _MOST_ENTRIES or 2 * len(found) > len(own):
             continue
-        entries = values.bits(own).dtype.type
-        kind, book = values.write(found[1].astype(entries).view(tensor.dtype))
-        symbols = labels.ravel() - (np.cumsum(counts) - counts)[owners]
-        form = Form(**common, written=len(own), books=books, kind=kind, entries=found.shape[1], alphabet=most)
+        kind, book = values.write((found & 0xFFFFFFFF if books > 1 else found).astype(dtype).view(tensor.dtype))
+        symbols = labels - (np.cumsum(counts) - counts)[owners]
+        form = Form(**common, written=len(own), books=books, kind=kind, entries=len(found), alphabet=most)
         head = (counts.astype("<u2").tobytes() if books > 1 else b"") + book
         yield _Candidate(form=form, head=head, streams=(*streams, (symbols, most)), tail=b"")
-
-
-def _unique(own: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    found, labels = np.unique(own, return_inverse=True)
-    return np.stack([np.zeros_like(found), found]), labels
