@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -17,6 +18,8 @@ from optimizer.filters.bank import TransferredBank, recovered
 from optimizer.filters.match import matched
 from optimizer.filters.sharing import SharedFilters
 from optimizer.filters.transforms import IDENTITY, NEGATION, Transform, allowed
+from optimizer.packing import banks, tensors
+from optimizer.packing.huffman import DamagedStream
 
 ALL = ("negate", "rotate", "flip")
 CORNER = np.arange(4.0).reshape(1, 2, 2, 1)  # [[0, 1], [2, 3]]
@@ -141,3 +144,27 @@ def test_shared_filters_are_put_back_after_every_step_and_checked():
     restored = SharedFilters({"conv": kernel}, {"conv": made_bank(5, (3, 3), 2, 2)})
     restored.restore(shared.state())
     restored.check()
+
+
+def test_a_packed_tensor_is_written_as_bases_and_which_is_which():
+    bank = made_bank(3, (3, 3), 4, 4)
+    kernel = bank.expand()
+    form, data = tensors.encode(kernel)
+    assert (form.shape, form.bases, form.stored) == ((3, 3, 3, 16), 4, (3, 3, 3, 4))
+    assert form.coding == "16 filters of 4 bases, dense, raw values"
+    # 4 * 27 weights of 4 bytes; two lists of 16 numbers below 16 with their Huffman tables.
+    assert 432 < len(data) < 432 + 40
+    again = tensors.Form.of(form.plain())
+    assert tensors.decode(again, memoryview(data)).tobytes() == kernel.tobytes()
+    other = np.random.default_rng(0).normal(size=(3, 3, 3, 16)).astype(np.float32)
+    assert tensors.encode(other)[0].bases == 0
+
+
+def test_a_transform_that_the_window_does_not_have_is_damage():
+    turned = banks.write(dataclasses.replace(made_bank(0, (2, 3), 1, 2), codes=np.array([0, 1], np.uint8)))
+    form = tensors.Form(dtype="float32", shape=(2, 3, 1, 2), bases=1, written=6)
+    with pytest.raises(DamagedStream, match="a transform that its window does not have"):
+        tensors.decode(form, memoryview(turned + bytes(4 * 6)))
+    for wrong in ({"bases": 2}, {"bases": 1, "written": 12}, {"bases": 1, "dtype": "int8"}):
+        with pytest.raises(DamagedStream, match=r"bases are none|contradicts itself"):
+            tensors.Form.of({**form.plain(), **wrong})
