@@ -66,8 +66,17 @@ READY: dict[str, Ready] = {
         summary="zeros in rounds, then few shared values: what `edgesmith pack` makes small files of",
         needs="training samples, labels are not needed",
         steps=(
-            {"prune": {"schedule": "iterative", "final_sparsity": 0.85, "rounds": 3, "epochs": 4, "distill": {}}},
-            {"cluster": {"clusters": 16, "epochs": 3, "distill": {}}},
+            {
+                "prune": {
+                    "schedule": "iterative",
+                    "final_sparsity": 0.85,
+                    "rounds": 3,
+                    "epochs": 8,
+                    "learning_rate": 1e-3,
+                    "distill": {},
+                }
+            },
+            {"cluster": {"clusters": 16, "epochs": 6, "distill": {}}},
         ),
     ),
 }

@@ -9,6 +9,7 @@ parameter of the same name.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,8 +113,9 @@ def _student(model: KerasModel, params: Params, context: Context) -> Derived:
         raise ConfigError(
             f"student: there is no {path}.", next_step="Give the path of a Keras model, as seen from the config."
         )
-    loaded = load_model(path, workdir=context.workdir / "student")
-    if loaded.kind != "keras":
-        raise ModelError(f"The student {path.name} is an ONNX model, which cannot be trained here.")
-    student = open_keras(loaded)
+    with tempfile.TemporaryDirectory() as folder:  # for the normalised copy, which is read back at once
+        loaded = load_model(path, workdir=Path(folder))
+        if loaded.kind != "keras":
+            raise ModelError(f"The student {path.name} is an ONNX model, which cannot be trained here.")
+        student = open_keras(loaded)
     return Derived(student, (f"student {path.name}, {loaded.parameters or 0:,} parameters",))
