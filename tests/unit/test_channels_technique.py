@@ -69,7 +69,7 @@ def _trained() -> bytes:
     """The weights of a network trained for a few seconds."""
     model = _network()
     x, y = _digits()
-    model.compile("adam", "sparse_categorical_crossentropy")
+    model.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)  # compiling takes longer
     model.optimizer.learning_rate = 0.005
     random = np.random.default_rng(0)
     for _ in range(60):
@@ -95,10 +95,10 @@ def _accuracy(model: Any) -> float:
     return float((np.asarray(model(x[1200:], training=False)).argmax(axis=1) == y[1200:]).mean())
 
 
-def _context(folder: Path, *, labels: bool = True) -> Context:
+def _context(folder: Path, *, train: int = 1200) -> Context:
     return Context(
         workdir=folder,
-        train=_samples("train", slice(0, 1200), labels=labels),
+        train=_samples("train", slice(0, train)),
         calibration=_samples("calibration", slice(0, 256), labels=False),
         root=folder,
     )
@@ -125,7 +125,7 @@ def test_every_criterion_meets_the_budget(criterion: Any, tmp_path: Path):
     model = _model()
     before = cost.parameters(model)
     params = Params(epochs=0, criterion=criterion, budget="parameters", keep=0.6, repair="none", **FINE)
-    context = _context(tmp_path)
+    context = _context(tmp_path, train=128)
 
     prune_channels.check(model, params, context)
     applied = prune_channels.apply(model, params, context)
@@ -250,7 +250,7 @@ def test_needs():
     assert prune_channels.needs(Params(epochs=1)) == Needs(keras=True, training_data=True, labels=True)
 
 
-@pytest.mark.parametrize("seed", [3, 8])
+@pytest.mark.parametrize("seed", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_what_is_left_trains_saves_loads_and_converts(seed: int, tmp_path: Path):
     """Random networks, through Keras' own file, TFLite and ONNX."""
     model = random_graphs.network(seed)
