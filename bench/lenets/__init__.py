@@ -1,0 +1,1 @@
+"""The networks of "Deep Compression", and the pictures they are trained on."""
