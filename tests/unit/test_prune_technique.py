@@ -153,6 +153,23 @@ def test_curvature_of_classes_is_that_of_their_probabilities(likelihood: Any):
     np.testing.assert_allclose(found[0], expected, rtol=0.12)
 
 
+def test_curvature_of_a_strided_1x1_convolution():
+    """TensorFlow 2.21 corrupts the heap in the plain way."""
+    keras = import_keras()
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((15, 15, 4)), layers.Conv2D(8, 1, strides=(2, 3), name="c"), layers.Flatten()]
+    )
+    x = np.zeros((40, 15, 15, 4), np.float32)
+    x[:, ::2, ::3] = 1.0
+    before = model(x[:1]).numpy()
+    found = fisher.curvature(model, prunable_kernels(model), x, "squared error", seed=0, progress=Silent())["c/kernel"]
+    # It reads 8 x 5 places, all of them ones.
+    assert 0.8 * 40 < found.mean() < 1.25 * 40
+    assert model.get_layer("c").strides == (2, 3)
+    assert model(x[:1]).numpy().tolist() == before.tolist()
+
+
 def test_obd_knows_what_outputs_mean(tmp_path: Path):
     context = Context(workdir=tmp_path, calibration=_samples("calibration", labels=False))
 
