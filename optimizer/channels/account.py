@@ -45,6 +45,15 @@ def notes(before: Account, after: Account, chooser: Chooser) -> tuple[str, ...]:
     )
 
 
+def table_notes(chooser: Chooser, narrow: KerasModel) -> tuple[str, ...]:
+    """What the latency table says of it; nothing without one."""
+    if (found := chooser.by_table(narrow)) is None:
+        return ()
+    before_ms, after_ms, left_out = found
+    less = f"; it does not count {_names(left_out)}" if left_out else ""
+    return (f"by the latency table {before_ms:.4g} ms to {after_ms:.4g} ms ({after_ms / before_ms:.1%}){less}",)
+
+
 def repair_notes(done: Repaired, repair: Repair, samples: SampleSet) -> tuple[str, ...]:
     """What was refitted."""
     found = []
@@ -89,6 +98,8 @@ def _left(chooser: Chooser) -> Iterable[str]:
             f"too narrow for multiples of {wanted.round_to} and at least {wanted.min_channels} channels, "
             f"so left whole: {_names(held)}"
         )
+    if unscored := chooser.unscored():
+        yield f"no batch normalization with a scale holds them, so left whole: {_names(unscored)}"
     if outside := chooser.outside():
         yield f"left whole by scope, include and exclude: {_names(outside)}"
     for reason, names in list(scope.frozen_reasons(chooser.channels).items())[:_MOST_NAMES]:

@@ -156,9 +156,20 @@ class Chooser:
         among = set(self._among(self.channels))
         return tuple(group.name for index, group in enumerate(self.channels.groups) if index not in among)
 
-    def left_out_of_latency(self, model: KerasModel) -> tuple[str, ...]:
-        """Layers that compute and that the latency table does not hold; none without a table."""
-        return () if self._table is None else LatencyPrice(model, find(model), self._table).left_out
+    def unscored(self) -> tuple[str, ...]:
+        """Names of the groups that batch-norm scales cannot judge."""
+        if self.wanted.criterion != "bn_scale":
+            return ()
+        judged = scores.bn_scale(self.channels)
+        return tuple(self.channels.groups[index].name for index in self._among(self.channels) if index not in judged)
+
+    def by_table(self, narrow: KerasModel) -> tuple[float, float, tuple[str, ...]] | None:
+        """Milliseconds before and after by the latency table, and layers it does not hold; None without a table."""
+        if self._table is None:
+            return None
+        channels = find(narrow)
+        price = LatencyPrice(narrow, channels, self._table)
+        return self._budget, price.total([len(group) for group in channels.groups]), price.left_out
 
     def _among(self, channels: Channels) -> tuple[int, ...]:
         wanted = self.wanted

@@ -121,7 +121,8 @@ def apply(model: KerasModel, params: Params, context: Context) -> Applied:
             notes += finetune(narrow, params, context, label=label).notes
         model = narrow
     notes += batchnorm.reestimate_from(model, context, seed=seed)
-    return Applied(model=model, notes=(*account.notes(before, account.Account(model), chooser), *notes))
+    said = (*account.notes(before, account.Account(model), chooser), *account.table_notes(chooser, model))
+    return Applied(model=model, notes=(*said, *notes))
 
 
 def _repair(

@@ -132,6 +132,8 @@ def test_every_criterion_meets_the_budget(criterion: Any, tmp_path: Path):
 
     assert cost.parameters(applied.model) <= 0.6 * before
     assert f"narrowed by {criterion} (at most 60% of parameters)" in applied.notes[0]
+    unscored = "no batch normalization with a scale holds them, so left whole: last"
+    assert (unscored in applied.notes) == (criterion == "bn_scale")
 
 
 @pytest.mark.slow
@@ -197,6 +199,8 @@ def test_a_latency_table_decides(tmp_path: Path):
     applied = prune_channels.apply(model, params, Context(workdir=tmp_path, root=tmp_path))
 
     assert "narrowed by l1 (at most 70% of latency)" in applied.notes[0]
+    (by_table,) = (note for note in applied.notes if note.startswith("by the latency table"))
+    assert float(by_table.rpartition("(")[2].rstrip("%)")) <= 70.0
     assert all(len(group) % 8 == 0 for group in find(applied.model).groups)
     with pytest.raises(ConfigError, match="cannot be read"):
         prune_channels.check(model, params, Context(workdir=tmp_path, root=tmp_path / "elsewhere"))
