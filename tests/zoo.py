@@ -30,10 +30,12 @@ class Kind:
     Attributes:
         make: builds it.
         labels: it has one output, and class labels fit it.
+        int8: it can be compiled to integers; loops cannot.
     """
 
     make: Callable[[], Any]
     labels: bool = True
+    int8: bool = True
 
     def network(self) -> Any:
         """The live model, a new one with the same numbers at every call."""
@@ -220,18 +222,18 @@ def _recurrent(cell: str) -> Any:
     layers = keras.layers
     steps = keras.Input((8, 6), name="steps")
     x = layers.Dense(10, activation="relu", name="embed")(steps)
-    x = getattr(layers, cell)(12, unroll=True, name="memory")(x)
+    x = getattr(layers, cell)(12, name="memory")(x)
     x = layers.Dense(8, activation="relu", name="hidden")(x)
     return keras.Model(steps, layers.Dense(CLASSES, activation="softmax", name="head")(x), name=cell.lower())
 
 
 def lstm() -> Any:
-    """Dense layers around an LSTM, unrolled as int8 needs it."""
+    """Dense layers around an LSTM."""
     return _recurrent("LSTM")
 
 
 def gru() -> Any:
-    """Dense layers around a GRU, unrolled."""
+    """Dense layers around a GRU."""
     return _recurrent("GRU")
 
 
@@ -301,8 +303,8 @@ ZOO: dict[str, Kind] = {
     "inception": Kind(make=inception),
     "vit": Kind(make=vit),
     "conv1d": Kind(make=conv1d),
-    "lstm": Kind(make=lstm),
-    "gru": Kind(make=gru),
+    "lstm": Kind(make=lstm, int8=False),
+    "gru": Kind(make=gru, int8=False),
     "two_inputs": Kind(make=two_inputs),
     "two_outputs": Kind(make=two_outputs, labels=False),
     "shared": Kind(make=shared),

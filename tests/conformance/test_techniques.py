@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import targets
 from calibration import inputs
-from edgesmith.errors import InputError
+from edgesmith.errors import InputError, ModelError
 from edgesmith.frameworks import import_keras, third_party_warnings
 from edgesmith.progress import Silent
 from edgesmith.types import Model, SampleSet, Scheme, StepSpec
@@ -153,29 +153,47 @@ def test_what_it_makes_converts(technique: str, network: str, tmp_path: Path):
         return
     samples = _samples(network)
     model = _saved(made, tmp_path)
-    plan = tmp_path / "plan"
+    expected = _answers(made, samples.x)
+    for target in ("tflite", "onnxruntime"):
+        _check_close(expected, _compiled(target, model, samples, None, tmp_path), MIN_SQNR_DB)
+    if not zoo.ZOO[network].int8:
+        with pytest.raises(ModelError, match="unroll=True"):
+            _compiled("tflite", model, samples, _planned(model, samples, tmp_path), tmp_path)
+        return
+    plan = _planned(model, samples, tmp_path)
+    for target in ("tflite", "onnxruntime"):
+        _check_close(expected, _compiled(target, model, samples, plan, tmp_path), MIN_INT8_SQNR_DB)
+
+
+def _planned(model: Model, samples: SampleSet, folder: Path) -> Path:
+    plan = folder / "plan"
     plan.mkdir()
     graph = make_plan_graph(model, Silent())
     settings = PtqSettings(scheme="int8", observer="minmax", equalize=False, bias_correction=False)
     parts = inputs.split(samples.x)
     plan_files.write(make_plan(graph, parts[0] if len(parts) == 1 else parts, settings), plan)
     graph.write(plan / plan_files.ORIGINAL)
-    expected = _answers(made, samples.x)
-    for name in ("tflite", "onnxruntime"):
-        target = targets.get(name)
-        for scheme, least in ((Scheme.NONE, MIN_SQNR_DB), (Scheme.INT8_FLOAT_IO, MIN_INT8_SQNR_DB)):
-            request = CompileRequest(
-                scheme=scheme,
-                calibration=replace(samples, role="calibration"),
-                out_dir=tmp_path / f"{name}-{scheme.value}",
-                name="net",
-                board_isa="x86_64",
-                plan=plan if scheme.needs_calibration else None,
-            )
-            artifact = target.compile(model, request, Silent())
-            for reference, found in zip(expected, target.outputs(artifact.path, samples.x), strict=True):
-                assert found.shape == reference.shape
-                assert sqnr_db(reference, found) >= least, f"{name} {scheme}"
+    return plan
+
+
+def _compiled(name: str, model: Model, samples: SampleSet, plan: Path | None, folder: Path) -> tuple[Any, ...]:
+    """What the file of one target answers: float32, or int8 by the plan."""
+    target = targets.get(name)
+    request = CompileRequest(
+        scheme=Scheme.NONE if plan is None else Scheme.INT8_FLOAT_IO,
+        calibration=replace(samples, role="calibration"),
+        out_dir=folder / f"{name}-{'float' if plan is None else 'int8'}",
+        name="net",
+        board_isa="x86_64",
+        plan=plan,
+    )
+    return target.outputs(target.compile(model, request, Silent()).path, samples.x)
+
+
+def _check_close(expected: list[NDArray[np.float32]], found: tuple[Any, ...], least_db: float) -> None:
+    for reference, answer in zip(expected, found, strict=True):
+        assert answer.shape == reference.shape
+        assert sqnr_db(reference, answer) >= least_db
 
 
 @pytest.mark.slow
