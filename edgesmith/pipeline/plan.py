@@ -161,9 +161,7 @@ def _measure_step(
     """`on_tensorrt`: whether it has a TensorRT file among these; None to look."""
     label = f"measure-{device.name}"
     if on_tensorrt is None:
-        on_tensorrt = any(
-            artifact is not None and artifact.target == tensorrt_asked.TARGET for artifact in artifacts
-        )
+        on_tensorrt = any(artifact is not None and artifact.target == tensorrt_asked.TARGET for artifact in artifacts)
     config = prepared.loaded.config
     runs = config.measure
     detail = (
