@@ -18,6 +18,7 @@ from device_tests.fake_jetson.site import write_site
 from device_tests.fake_jetson.trtexec_tool import PLACE, write_trtexec
 from device_tests.inventory import load_inventory
 from device_tests.loopback import InProcessBoard, folder_for_boards
+from edgesmith.config import TensorRt
 from targets.jetpack import JETPACKS
 from tests.e2e.project import make_project
 from tests.fake_jetsons import FakeJetson
@@ -83,6 +84,13 @@ def test_the_inventory_on_the_page_is_one(tmp_path: Path):
     found = load_inventory(path).get("orin")
     # Seen from the login folder.
     assert (found.host, found.user, found.python) == ("10.0.0.9", "ME", "edge/bin/python")
+
+
+def test_every_key_of_the_section_is_told_and_is_one():
+    rows = [line.split("|")[1] for line in PAGE.partition("| key of `tensorrt:`")[2].partition("\n\n")[0].splitlines()]
+    told = {match for cell in rows[2:] for match in re.findall(r"`(\w+)[:`]", cell)} - {"only"}
+    settings = yaml.safe_load(_yaml("# edgesmith.yaml"))["tensorrt"]
+    assert told | set(settings) == set(TensorRt.model_fields)
 
 
 def test_the_table_agrees_with_our_own():
