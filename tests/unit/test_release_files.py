@@ -115,14 +115,14 @@ def test_an_engine_whose_record_is_gone_is_damaged(tmp_path: Path):
     [
         ((), {}, "Python binding is not there", "apt-get install python3-libnvinfer"),
         (("tensorrt",), {"trtexec": "10.3.0"}, "trtexec times engines, and tells nothing of their answers", "apt-get"),
-        (("tensorrt",), {"tensorrt": "10.3.0"}, "no room in /work", "devices engines jetson"),
+        (("tensorrt",), {"tensorrt": "10.3.0"}, "no room in /edge", "devices engines jetson"),
     ],
 )
 def test_what_keeps_a_board_from_an_engine_is_told_before_anything_is_sent(
     runners: tuple[str, ...], runtimes: dict[str, str], says: str, step: str
 ):
     def full(*_: Any) -> None:
-        raise Refused("jetson", {"code": "no-space", "message": "no room in /work: 9.0 MB are needed, 1.0 MB are free"})
+        raise Refused("jetson", {"code": "no-space", "message": "no room in /edge: 9.0 MB are needed, 1.0 MB are free"})
 
     def build(_: object) -> None:
         raise AssertionError("nothing is built where it would find no room")
