@@ -26,7 +26,7 @@ from tests.faults.scene import Ended, Running, Scene, wait_until
 
 pytestmark = [pytest.mark.sshd]
 
-SAMPLES = 400_000
+SAMPLES = 200_000
 PAYLOAD = SAMPLES * 16
 CUT_AT = PAYLOAD * 3 // 4
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
