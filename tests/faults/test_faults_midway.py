@@ -141,7 +141,7 @@ def test_a_board_that_restarts_during_a_run(tmp_path: Path, nobodys_ssh_setup: N
             running = scene.start("run")
             measuring(scene, running)
             board.stop()
-            assert not scene.agent_pids()
+            wait_until(lambda: not scene.agent_pids(), "the board to be gone")
             running.wait_for("Recovery: reconnect")
             boot_id.write_text("66666666-7777-8888-9999-000000000000\n")
             board.start()
