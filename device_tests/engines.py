@@ -43,6 +43,8 @@ _NEXT = {
     "no-gpu": "`edgesmith devices probe` tells what the board has; a container needs the NVIDIA runtime.",
     "no-dla": "Take `dla_core` out of `tensorrt:`: the GPU computes the network then. DLAs are on Xavier, AGX Orin and "
     "Orin NX; a TensorRT uses them up to 10.7, and AGX Orin's again from 11.4.1 on.",
+    "trtexec-option": "Install TensorRT's Python binding on the board, which is given no such options: "
+    "`sudo apt-get install python3-libnvinfer`.",
     "not-version-compatible": "Take `version_compatible` out of `tensorrt:`.",
     "timeout": "Build again: what the board has timed so far is kept, so the next build is shorter. "
     "`tensorrt: {build_timeout_seconds: ...}` gives it more time.",

@@ -36,7 +36,7 @@ from edgesmith.types import (
     SampleSet,
     Validity,
 )
-from targets import tensorrt_ready
+from targets import tensorrt_asked, tensorrt_ready
 from targets.found import float_inputs, read_artifact
 
 if TYPE_CHECKING:
@@ -206,9 +206,7 @@ def _asked(artifact: Artifact, settings: TensorRt | None) -> Artifact:
         raise ConfigError(
             f"--tensorrt: {artifact.path.name} is no .onnx: TensorRT has no part in it.", next_step="Leave it out."
         )
-    from edgesmith.pipeline import tensorrt_settings
-
-    return tensorrt_settings.as_asked(tensorrt_ready.adopt(artifact), settings)
+    return tensorrt_asked.as_asked(tensorrt_ready.adopt(artifact), settings)
 
 
 _Outcomes = tuple[tuple[str | None, Taken], ...]

@@ -95,6 +95,12 @@ def compile(model: Model, request: CompileRequest, progress: Progress) -> Artifa
             "compute in int8.",
             next_step="Use scheme 'float16' for it.",
         )
+    if model.quantized and not board.int8:
+        raise ModelError(
+            f"{NAME}: {model.origin} is quantized ({model.quantized}), and the GPU of this board (compute capability "
+            f"{board.compute}) does not compute in int8.",
+            next_step="Give the float model with scheme 'float16'.",
+        )
     path = request.out_dir / f"{request.name}.{FORMAT}"
     with progress.task(f"{NAME} {request.scheme}"):
         proto, build, deviations = _made(model, request, board, opset, progress)
@@ -148,7 +154,9 @@ def _made(
     float32 = _float32_nodes(proto, wide) if request.scheme is not Scheme.NONE else ()
     if board.typed and request.scheme is not Scheme.NONE:
         proto, float32 = tensorrt_half.typed(proto, floats=float32), ()
-    build = tensorrt_build.options(proto, request.scheme, board, profile, float32)
+    # Q/DQ that a float request finds in the user's network: a weakly typed builder refuses it without the flag.
+    computed = Scheme.INT8_FLOAT_IO if model.quantized else request.scheme
+    build = tensorrt_build.options(proto, computed, board, profile, float32)
     tensorrt_build.put_in(proto, build)
     _check(proto, opset, model, ours=request.scheme in _INT8)
     return proto, build, deviations

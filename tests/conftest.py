@@ -18,8 +18,9 @@ NEED_A_LAB = {"netns", "arm64"}
 EXPECTED_SKIPS = ROOT / "tests" / "expected_skips.txt"
 
 
-hypothesis.settings.register_profile("repeatable", derandomize=True)
-hypothesis.settings.register_profile("search", derandomize=False)
+# No deadline: how long an example takes says something of the machine.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("search", derandomize=False, deadline=None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

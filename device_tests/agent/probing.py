@@ -120,7 +120,7 @@ def _python():
 
 def _installed(name):
     """A package's version by the folder that its installer left beside it. Importing it would take a second or more."""
-    # Only what lies on the path: setuptools' finder answers for pip with a warning, where distutils was imported before.
+    # Only what lies on the path: setuptools' finder answers for pip with a warning, where distutils was imported.
     spec = importlib.machinery.PathFinder.find_spec(name)
     if spec is None or not spec.origin:
         return None

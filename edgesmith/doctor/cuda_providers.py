@@ -23,6 +23,7 @@ class Provider:
         cuda: version of CUDA that it was built for.
         driver: newest CUDA that the board's driver speaks; None where not told.
         compute: capability of the GPU.
+        graphs: it records CUDA graphs.
         free_bytes: of the GPU's memory.
     """
 
@@ -33,6 +34,7 @@ class Provider:
     cuda: str = ""
     driver: str | None = None
     compute: str = ""
+    graphs: bool = False
     free_bytes: int | None = None
 
     @property
@@ -69,5 +71,6 @@ def _provider(told: Mapping[str, Any]) -> Provider:
         cuda=found["version"],
         driver=found["driver"],
         compute=found["compute"],
+        graphs=found["graphs"],
         free_bytes=found["memory"]["free_bytes"],
     )

@@ -49,7 +49,7 @@ class TensorRtTrials:
         self._fetched = fetched
         self._engines: dict[str, Engine] = {}
         self._taken: dict[str, Measurement] = {}
-        self._known: dict[str, Provider] = {}
+        self._known: tuple[Provider, ...] = ()
 
     def steps(self) -> Iterator[tuple[str, Callable[[BoardSession], Trial]]]:
         """(name, how) of each."""
@@ -130,13 +130,18 @@ class TensorRtTrials:
         return Trial(name=name, outcome=Outcome.OK, text=text, measurement=taken)
 
     def _graph(self, session: BoardSession) -> Trial:
-        return self._other_way(session, "tensorrt CUDA graph", {"cuda_graph": True})
+        name = "tensorrt CUDA graph"
+        # pycuda, which is taken first, records none.
+        able = next((one.name for one in self._providers(session) if one.works and one.graphs), None)
+        if able is None:
+            return Trial(name=name, outcome=Outcome.SKIPPED, text="not tried: no CUDA provider here records graphs")
+        return self._other_way(session, name, {"cuda_graph": True, "cuda": able})
 
     def _provider(self, provider: str) -> Callable[[BoardSession], Trial]:
         name = f"tensorrt by {provider}"
 
         def tried(session: BoardSession) -> Trial:
-            found = self._found(session, provider)
+            found = next((one for one in self._providers(session) if one.name == provider), None)
             if found is None or found.missing:
                 why = found.missing if found is not None else "the board does not tell of it"
                 return Trial(name=name, outcome=Outcome.SKIPPED, text=f"not there: {why}")
@@ -146,11 +151,11 @@ class TensorRtTrials:
 
         return tried
 
-    def _found(self, session: BoardSession, provider: str) -> Provider | None:
-        """What the board tells of a provider; asked once."""
+    def _providers(self, session: BoardSession) -> tuple[Provider, ...]:
+        """What the board tells of them; asked once."""
         if not self._known:
-            self._known = {one.name: one for one in providers(session)}
-        return self._known.get(provider)
+            self._known = providers(session)
+        return self._known
 
     def _other_way(self, session: BoardSession, name: str, options: dict[str, Any]) -> Trial:
         """The engine that is there, run otherwise: its answers must be the same."""

@@ -18,7 +18,7 @@ from device_tests.agent_zip import build_agent
 from device_tests.session import BoardSession
 from edgesmith.errors import InfrastructureError
 from edgesmith.files import sha256_file
-from edgesmith.pipeline import engines, tensorrt_settings
+from edgesmith.pipeline import engines
 from edgesmith.pipeline.build import Built
 from edgesmith.pipeline.engines import ThisMachine
 from edgesmith.pipeline.prepare import Prepared
@@ -37,6 +37,7 @@ from edgesmith.types import (
     PowerState,
     Validity,
 )
+from targets import tensorrt_asked
 
 _INFO = TypeAdapter(BoardInfo)
 _ENVIRONMENT = TypeAdapter(Environment)
@@ -99,7 +100,7 @@ def measurement_key(device: Device, artifacts: Sequence[Artifact], prepared: Pre
         "measurement",
         {
             "device": board_key(device),
-            "artifacts": [[one.sha256, tensorrt_settings.counted(one.build)] for one in artifacts],
+            "artifacts": [[one.sha256, tensorrt_asked.counted(one.build)] for one in artifacts],
             "samples": prepared.evaluation.sha256,
             "protocol": asdict(prepared.loaded.config.measure.protocol()),
         },

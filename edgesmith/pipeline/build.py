@@ -19,7 +19,6 @@ from device_tests.session import BoardSession, Inferred
 from edgesmith.config import Verify
 from edgesmith.errors import InfrastructureError, ModelError
 from edgesmith.files import safe_name, sha256_bytes, sha256_file
-from edgesmith.pipeline import tensorrt_settings
 from edgesmith.pipeline.host import host_outputs
 from edgesmith.pipeline.prepare import Prepared
 from edgesmith.pipeline.quantization import PlannedQuantization
@@ -32,6 +31,7 @@ from optimizer import masks
 from optimizer.compare import compare
 from optimizer.kernels import prunable_kernels
 from optimizer.load import open_keras
+from targets import tensorrt_asked
 from targets.base import CompileRequest, RuntimeFacts, default_bounds
 from targets.divergence import first_diverging_tensor
 from targets.sparsity import assert_kernels_keep_zeros
@@ -143,7 +143,7 @@ def build(wanted: Wanted, prepared: Prepared, work: Workspace, fresh_process: Fr
     kept = kept_artifact(wanted, calibration, store)
     if kept is not None:
         comparison = _verify(wanted, kept, prepared, work, fresh_process)
-        kept = tensorrt_settings.as_asked(kept, prepared.loaded.config.tensorrt)
+        kept = tensorrt_asked.as_asked(kept, prepared.loaded.config.tensorrt)
         return Built(wanted=wanted, artifact=kept, comparison=comparison, cached=True, seconds=0.0)
     with store.making("artifact", key) as draft, work.progress.task(f"compile {wanted.target} {wanted.variant}"):
         request = wanted.request(calibration, draft.folder)
@@ -154,7 +154,7 @@ def build(wanted: Wanted, prepared: Prepared, work: Workspace, fresh_process: Fr
     comparison = _verify(wanted, artifact, prepared, work, fresh_process)
     seconds = time.monotonic() - started
     (step / "artifact.sha256").write_text(f"{artifact.sha256}  {artifact.path.name}\n", encoding="utf-8")
-    artifact = tensorrt_settings.as_asked(artifact, prepared.loaded.config.tensorrt)
+    artifact = tensorrt_asked.as_asked(artifact, prepared.loaded.config.tensorrt)
     return Built(wanted=wanted, artifact=artifact, comparison=comparison, cached=False, seconds=seconds)
 
 

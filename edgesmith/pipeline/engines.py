@@ -15,12 +15,11 @@ from pathlib import Path
 from device_tests import engines
 from device_tests.session import BoardSession
 from edgesmith.errors import BuildRefused, ModelError
-from edgesmith.pipeline import tensorrt_settings
 from edgesmith.pipeline.build import Built, build
 from edgesmith.pipeline.prepare import Prepared
 from edgesmith.pipeline.store import Store
 from edgesmith.pipeline.workspace import Workspace
-from targets import tensorrt_exclude
+from targets import tensorrt_asked, tensorrt_exclude
 
 ThisMachine = Callable[[], AbstractContextManager[BoardSession]]
 
@@ -70,7 +69,7 @@ def fitted(session: BoardSession, item: Built, prepared: Prepared, work: Workspa
 
 def _key(item: Built, store: Store) -> str:
     runtime = None if item.wanted.runtime is None else asdict(item.wanted.runtime)
-    asked = tensorrt_settings.counted(item.artifact.build)
+    asked = tensorrt_asked.counted(item.artifact.build)
     plan = item.wanted.plan_key
     return store.key(_KIND, {"artifact": item.artifact.sha256, "build": asked, "plan": plan, "runtime": runtime})
 

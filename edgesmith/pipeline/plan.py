@@ -20,6 +20,7 @@ from edgesmith.progress import Silent
 from edgesmith.types import Artifact, Device, Model
 from optimizer import recipe as recipes
 from optimizer import techniques
+from targets import tensorrt_asked
 from targets.board_runtime import runtime_facts
 from targets.instruction_set import instruction_set
 
@@ -69,7 +70,7 @@ def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterat
     if prepared.ready is not None:
         yield PlannedStep("load", KEPT, prepared.model.origin)
         files = [artifact for artifact in (prepared.reference, prepared.ready) if artifact is not None]
-        files = [tensorrt_settings.as_asked(artifact, settings) for artifact in files]
+        files = [tensorrt_asked.as_asked(artifact, settings) for artifact in files]
         for device in wanted:
             info = boards.remembered_info(device, store)
             tensorrt_settings.refuse_ready(prepared.loaded, prepared.ready, device, info)
@@ -96,8 +97,8 @@ def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterat
         for item in items:
             seen.setdefault(item, _artifact_step(item, prepared, store))
         kept = [kept_artifact(item, prepared.calibration, store) for item in items]
-        asked = [artifact and tensorrt_settings.as_asked(artifact, settings) for artifact in kept]
-        on_tensorrt = any(item.target == tensorrt_settings.TARGET for item in items)
+        asked = [artifact and tensorrt_asked.as_asked(artifact, settings) for artifact in kept]
+        on_tensorrt = any(item.target == tensorrt_asked.TARGET for item in items)
         measured.append(_measure_step(device, asked, prepared, store, on_tensorrt=on_tensorrt))
     yield from seen.values()
     yield from measured
@@ -106,7 +107,7 @@ def _steps(prepared: Prepared, wanted: Sequence[Device], store: Store) -> Iterat
 
 def _notes(prepared: Prepared, judged: Collection[str]) -> Iterator[PlannedStep]:
     for finding in tensorrt_settings.findings(prepared.loaded.config, judged):
-        yield PlannedStep(tensorrt_settings.TARGET, NOTE, finding.text)
+        yield PlannedStep(tensorrt_asked.TARGET, NOTE, finding.text)
 
 
 def _plan_detail(prepared: Prepared, quantization: PlannedQuantization) -> str:
@@ -160,9 +161,7 @@ def _measure_step(
     """`on_tensorrt`: whether it has a TensorRT file among these; None to look."""
     label = f"measure-{device.name}"
     if on_tensorrt is None:
-        on_tensorrt = any(
-            artifact is not None and artifact.target == tensorrt_settings.TARGET for artifact in artifacts
-        )
+        on_tensorrt = any(artifact is not None and artifact.target == tensorrt_asked.TARGET for artifact in artifacts)
     config = prepared.loaded.config
     runs = config.measure
     detail = (

@@ -11,7 +11,7 @@ import numpy as np
 import targets
 from device_tests.accuracy import dequantize
 from edgesmith.errors import InfrastructureError, InternalError, ModelError
-from edgesmith.pipeline import assemble, tensorrt_settings
+from edgesmith.pipeline import assemble
 from edgesmith.pipeline.build import Built, Wanted, as_emulated
 from edgesmith.pipeline.host import Outputs
 from edgesmith.pipeline.prepare import Prepared
@@ -19,7 +19,7 @@ from edgesmith.pipeline.stages import Stage
 from edgesmith.pipeline.store import Store
 from edgesmith.result import Variant
 from edgesmith.types import Artifact, BoardInfo, Device, Finding, Scheme
-from targets import tensorrt_ready
+from targets import tensorrt_asked, tensorrt_ready
 from targets.base import RuntimeFacts
 from targets.board_runtime import runtime_facts
 
@@ -79,7 +79,7 @@ def ready_items(prepared: Prepared, store: Store) -> tuple[Built, ...]:
                 per_channel=True,
                 isa="",
             ),
-            artifact=tensorrt_settings.as_asked(_kept(variant, artifact, store), prepared.loaded.config.tensorrt),
+            artifact=tensorrt_asked.as_asked(_kept(variant, artifact, store), prepared.loaded.config.tensorrt),
             comparison=None,
             cached=True,
             seconds=0.0,

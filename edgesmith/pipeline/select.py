@@ -10,6 +10,7 @@ from edgesmith.config import LoadedConfig
 from edgesmith.errors import ConfigError
 from edgesmith.pipeline import tensorrt_settings
 from edgesmith.types import BoardInfo, Capabilities, Device, Model, Scheme
+from targets import tensorrt_asked
 from targets.board_runtime import is_jetson, runtime_facts
 
 
@@ -64,7 +65,7 @@ def select_targets(
             notes.append(f"{device.name}: {name} left out: {reason}. {fix}".strip())
     if not names:
         raise ConfigError(f"{device.name}: no target can take this model here.\n" + "\n".join(notes))
-    if tensorrt_settings.TARGET in names:
+    if tensorrt_asked.TARGET in names:
         tensorrt_settings.refuse(loaded, device, info)
     return Selection(tuple(names), tuple(notes))
 

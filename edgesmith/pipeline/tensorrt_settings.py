@@ -1,43 +1,22 @@
-"""`tensorrt:` of the config on its way: into files, into what a board is asked, and refused before work is spent."""
+"""`tensorrt:` of the config in a run: what of it goes into files, what is said of it, and what is refused early."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Collection
 
 from edgesmith.config import Config, LoadedConfig, TensorRt
 from edgesmith.errors import ConfigError
-from edgesmith.types import Artifact, BoardInfo, Device, Finding, Scheme
+from edgesmith.types import Artifact, BoardInfo, Device, Finding
 from targets import tensorrt_versions
 from targets.board_runtime import profile_of, runtime_facts
+from targets.tensorrt_asked import TARGET
 
-TARGET = "tensorrt"
 _SECTION = "tensorrt"
-_NOT_ASKED = ("build_timeout_seconds",)
-"""Of the options, what decides nothing of an engine or of how it runs."""
 
 
 def opset(config: Config, target: str) -> int | None:
     """The operator set that a target's files may have, at most; None: whatever the board reads."""
     return config.tensorrt.opset if target == TARGET else None
-
-
-def as_asked(artifact: Artifact, settings: TensorRt) -> Artifact:
-    """An artifact with the user's options among its own. Its file is the same: the board builds and runs it otherwise.
-
-    No DLA computes in float32, so a float32 file stays on the GPU.
-    """
-    if artifact.target != TARGET:
-        return artifact
-    options = settings.options()
-    if artifact.precision == Scheme.NONE.precision:
-        options.pop("dla_core", None)
-    return replace(artifact, build={**artifact.build, **options})
-
-
-def counted(build: Mapping[str, object]) -> dict[str, object]:
-    """The options of an artifact that a measurement depends on, besides its file."""
-    return {name: value for name, value in build.items() if name not in _NOT_ASKED}
 
 
 def shown(settings: TensorRt) -> str:

@@ -18,6 +18,7 @@ from device_tests.loopback import InProcessBoard, folder_for_boards
 from edgesmith import cli
 from edgesmith.doctor import running
 from tests.e2e.project import write_inventory
+from tests.fake_cuda import PACKAGES
 from tests.fake_jetsons import KINDS, FakeJetson
 
 pytestmark = pytest.mark.slow
@@ -61,10 +62,12 @@ def trials(told: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("jetpack", KINDS)
-def test_every_jetpack_is_shown_and_tested(start: Start, jetpack: str):
+def test_every_jetpack_is_shown_and_tested(start: Start, jetpack: str, tmp_path: Path):
     # Xavier: two DLAs, and a GPU that lacks some int8 kernels.
     lacks = {"EDGESMITH_FAKE_TENSORRT_FAIL_NODES": "Conv__1"} if jetpack == "5.1" else {}
-    jetson = start(jetpack, dla_cores=2 if jetpack == "5.1" else 0, **lacks)
+    # Somebody has installed pycuda and cuda.bindings.
+    has_all = {"PYTHONPATH": f"{tmp_path / 'jetson' / 'site'}:{PACKAGES}"} if jetpack == "7.0" else {}
+    jetson = start(jetpack, dla_cores=2 if jetpack == "5.1" else 0, **lacks, **has_all)
     kind = jetson.kind
     done = doctor("--json")
     told = json.loads(done.stdout)
@@ -73,7 +76,8 @@ def test_every_jetpack_is_shown_and_tested(start: Start, jetpack: str):
     for name in FACTS:
         assert rows[f"jetson: {name}"]["ok"], rows[f"jetson: {name}"]
     assert rows["jetson: TensorRT"]["text"].startswith(f"FAKE: {kind.tensorrt.rsplit('.', 1)[0]}")
-    assert rows["jetson: CUDA provider"]["text"].startswith(f"FAKE: ctypes: CUDA {kind.cuda}")
+    taken = "pycuda" if has_all else "ctypes"
+    assert rows["jetson: CUDA provider"]["text"].startswith(f"FAKE: {taken}: CUDA {kind.cuda}")
 
     assert rows["jetson: self-test"]["text"].startswith("FAKE: all ")
     found = trials(told)
@@ -101,12 +105,13 @@ def test_every_jetpack_is_shown_and_tested(start: Start, jetpack: str):
     )
     assert tensorrt["tensorrt cache"]["engine"]["cached"]
     assert tensorrt["tensorrt trtexec"]["engine"]["trtexec"]["p50_ms"] > 0
-    for name in ("tensorrt CUDA graph", "tensorrt by ctypes"):
-        assert tensorrt[name]["outcome"] == "ok"
+    there = ("ctypes", "pycuda", "cuda-bindings") if has_all else ("ctypes",)
+    for name in ("tensorrt CUDA graph", *(f"tensorrt by {provider}" for provider in there)):
+        assert tensorrt[name]["outcome"] == "ok", tensorrt[name]
         assert "the same bits as float32" in tensorrt[name]["text"]
-    assert "CUDA graph" in tensorrt["tensorrt CUDA graph"]["measured"]["runner"]
-    assert "by ctypes" in tensorrt["tensorrt by ctypes"]["measured"]["runner"]
-    assert "not there" in tensorrt["tensorrt by pycuda"]["text"]
+        # "CUDA graph", "by ctypes"
+        assert name.removeprefix("tensorrt ") in tensorrt[name]["measured"]["runner"]
+    assert has_all or "not there" in tensorrt["tensorrt by pycuda"]["text"]
     if lacks:
         told_of = "with the depthwise layer in float: there is no int8 kernel for Conv__1"
         assert told_of in tensorrt["tensorrt int8"]["text"]

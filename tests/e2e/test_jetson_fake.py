@@ -24,7 +24,7 @@ from device_tests.releases import Deployed, State
 from edgesmith import cli
 from edgesmith.config import load_config
 from edgesmith.deploying import deploy_run, roll_back
-from edgesmith.errors import BoardError, ConfigError
+from edgesmith.errors import BoardError, ConfigError, InputError
 from edgesmith.files import sha256_file
 from edgesmith.pipeline.options import RunOptions
 from edgesmith.pipeline.run import run
@@ -243,6 +243,8 @@ def test_without_the_python_binding_trtexec_builds_and_times(trained: Project, s
     page = (folder / "report.html").read_text()
     assert "hands out no outputs of our samples" in page
     assert "FAKE TensorRT" in page
+    with pytest.raises(InputError, match="a release could not be checked: trtexec alone tells none"):
+        released(trained, folder)
 
     again, folder = way(trained)
     (undecided,) = [one for one in again.results if one.variant == "compressed"]

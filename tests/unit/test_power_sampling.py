@@ -121,7 +121,7 @@ def test_a_board_is_read_beside_the_work(tmp_path: Path, program: str, out: str)
     tree = jetson(tmp_path, "orin-nano")
     with sampling.start(Root(str(tree.top)), out, program=program) as reading:
         pid = reading.pid
-        assert int(stat(pid)[16]) == 10  # nice: whoever is timed comes first
+        assert int(stat(pid)[16]) == min(os.nice(0) + 10, 19)  # whoever is timed comes first
         spans = []
         for current in ("400", "2400"):
             tree.write("/sys/class/hwmon/hwmon1/curr1_input", current + "\n")

@@ -233,6 +233,18 @@ def test_a_float_onnx_is_compiled_for_tensorrt_and_with_a_reference_measured_as_
     assert found.artifact.precision == "float32"
 
 
+def test_a_ready_file_for_tensorrt_is_planned_and_needs_the_package_that_reads_it(
+    configured: Configured, tmp_path: Path, without: Callable[..., None]
+):
+    loaded = configured(model="dense.onnx", targets=["tensorrt"], reference="dense.onnx")
+    steps = make_plan(loaded, tmp_path / "runs")
+    assert [(step.label, step.state) for step in steps] == [("load", "kept"), ("measure-local", "to do")]
+    without("onnx")
+    with pytest.raises(ModelError, match="not read without the package onnx") as caught:
+        find_ready(loaded)
+    assert "edgesmith[onnx]" in caught.value.next_step
+
+
 def test_what_a_boards_tensorrt_makes_of_a_ready_file_is_told_before_it_is_asked(
     configured: Configured, tmp_path: Path
 ):

@@ -22,6 +22,7 @@ from device_tests.release_board import ReleaseBoard
 from device_tests.release_manifest import MeasuredEnginePart
 from device_tests.session import BoardSession
 from edgesmith.errors import BoardError
+from edgesmith.types import Engine
 from tests.release_desk import X, request
 from tests.tiny_artifacts import artifact
 
@@ -114,14 +115,14 @@ def test_an_engine_whose_record_is_gone_is_damaged(tmp_path: Path):
     [
         ((), {}, "Python binding is not there", "apt-get install python3-libnvinfer"),
         (("tensorrt",), {"trtexec": "10.3.0"}, "trtexec times engines, and tells nothing of their answers", "apt-get"),
-        (("tensorrt",), {"tensorrt": "10.3.0"}, "no room in /work", "devices engines jetson"),
+        (("tensorrt",), {"tensorrt": "10.3.0"}, "no room in /edge", "devices engines jetson"),
     ],
 )
 def test_what_keeps_a_board_from_an_engine_is_told_before_anything_is_sent(
     runners: tuple[str, ...], runtimes: dict[str, str], says: str, step: str
 ):
     def full(*_: Any) -> None:
-        raise Refused("jetson", {"code": "no-space", "message": "no room in /work: 9.0 MB are needed, 1.0 MB are free"})
+        raise Refused("jetson", {"code": "no-space", "message": "no room in /edge: 9.0 MB are needed, 1.0 MB are free"})
 
     def build(_: object) -> None:
         raise AssertionError("nothing is built where it would find no room")
@@ -140,3 +141,43 @@ def test_what_keeps_a_board_from_an_engine_is_told_before_anything_is_sent(
         release_engine.on_board(cast("BoardSession", session), cast("ReleaseBoard", board), asked)
     assert says in caught.value.what
     assert step in caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("tensorrt", "sha256", "says"),
+    [
+        ("10.3.0", "1" * 64, ""),
+        ("10.3.0", "2" * 64, "the board built it anew, and no two builds need give the same bytes"),
+        ("10.16.1", "2" * 64, "that was of TensorRT 10.3.0, the board has 10.16.1 now"),
+    ],
+)
+def test_an_engine_that_is_not_the_one_that_was_measured_is_told(tensorrt: str, sha256: str, says: str):
+    engine = Engine(
+        key=KEY,
+        sha256=sha256,
+        size_bytes=MB,
+        cached=False,
+        because="",
+        seconds=1.0,
+        tensorrt=tensorrt,
+        cuda="12.6",
+        compute="8.7",
+        gpu="Orin",
+        precision=("fp16",),
+        layer_count=1,
+        layer_precisions=(),
+        device_memory_bytes=None,
+        notes=(),
+        fake=False,
+    )
+    session = SimpleNamespace(
+        info=SimpleNamespace(runners=("tensorrt",), runtimes={"tensorrt": tensorrt}), build=lambda _: engine
+    )
+    board = SimpleNamespace(room_for_engine=lambda *_: None, engine_files=lambda _: ())
+    asked = request(dataclasses.replace(artifact("dense.onnx", "onnx"), target="tensorrt"), "tensorrt", X)
+    known = MeasuredEnginePart(key=KEY, sha256="1" * 64, size_bytes=MB, tensorrt="10.3.0")
+    asked = dataclasses.replace(asked, measured=asked.measured.model_copy(update={"engine": known}))
+    found = release_engine.on_board(cast("BoardSession", session), cast("ReleaseBoard", board), asked)
+    assert found is not None
+    assert found.part.is_measured is (not says)
+    assert says in found.part.note

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from edgesmith.errors import ConfigError, ModelError
 from edgesmith.progress import Silent
 from edgesmith.types import Artifact, Model, Scheme
+from optimizer.load import load_model
 from targets import onnx_file, tensorrt, tensorrt_build, tensorrt_onnx
 from targets.base import RuntimeFacts
 from targets.divergence import sqnr_db
@@ -24,7 +25,7 @@ from targets.plan_files import Planned
 from targets.plan_graph import PlanGraph
 from targets.tensorrt_rules import violations
 from targets.tensorrt_versions import reads
-from tests import tiny_plans
+from tests import qdq_graphs, tiny_plans
 from tests.tensorrt_requests import (
     BOARDS,
     NANO,
@@ -295,6 +296,21 @@ def test_another_open_dimension_is_refused(tmp_path: Path):
     model = saved(g.graph("out", ("N", 3, "rows", 16)), tmp_path)
     with pytest.raises(ModelError, match=r"input 'image' has shape \[N, 3, rows, 16\]"):
         tensorrt.compile(model, request(Scheme.NONE, tmp_path, ORIN_JP6), Silent())
+
+
+def test_qdq_of_the_users_own_is_built_with_the_flags_that_it_needs(tmp_path: Path):
+    proto = qdq_graphs.conv()
+    (name,) = [output.name for output in proto.graph.output]
+    shape = [1, qdq_graphs.C, 8, 8]
+    proto.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    onnx.save(proto, tmp_path / "qdq.onnx")
+    model = load_model(tmp_path / "qdq.onnx", workdir=tmp_path / "work")
+    assert model.quantized
+    made = tensorrt.compile(model, request(Scheme.NONE, tmp_path, ORIN_JP6), Silent())
+    assert made.build["precision"] == ["fp16", "int8"]
+    assert tensorrt.compile(model, request(Scheme.NONE, tmp_path, ORIN_11), Silent()).build["precision"] == []
+    with pytest.raises(ModelError, match=r"is quantized .* \(compute capability 5\.3\) does not compute in int8"):
+        tensorrt.compile(model, request(Scheme.NONE, tmp_path, NANO), Silent())
 
 
 def test_the_options_are_in_the_file_and_make_it_another_one(net: Net):

@@ -21,6 +21,7 @@ from edgesmith.pipeline.select import select_targets
 from edgesmith.pipeline.store import Store
 from edgesmith.report.engines import asked_for
 from edgesmith.types import Artifact, BoardInfo, Device, Model, Scheme, Signature
+from targets import tensorrt_asked
 from targets.base import RuntimeFacts
 from tests.tensorrt_requests import ORIN_JP6
 from tests.tiny_artifacts import DATA, artifact
@@ -87,15 +88,15 @@ def test_what_it_does_not_hold_is_refused_with_its_line(tmp_path: Path, section:
 def test_the_board_is_asked_and_the_file_stays_what_it_is(tmp_path: Path):
     settings = config(tmp_path, "{dla_core: 1, cuda_graph: true, build_timeout_seconds: 60}").config
     plain = onnx()
-    asked = tensorrt_settings.as_asked(plain, settings.tensorrt)
+    asked = tensorrt_asked.as_asked(plain, settings.tensorrt)
     assert dataclasses.replace(asked, build=plain.build) == plain
     wanted = {"precision": ["fp16", "int8"], "dla_core": 1, "cuda_graph": True, "build_timeout_seconds": 60.0}
     assert measured.asked(asked)["options"] == wanted
     # No DLA computes in float32; and nobody else's files are concerned.
-    assert "dla_core" not in tensorrt_settings.as_asked(onnx("float32"), settings.tensorrt).build
-    assert tensorrt_settings.as_asked(onnx("float32"), settings.tensorrt).build["cuda_graph"] is True
+    assert "dla_core" not in tensorrt_asked.as_asked(onnx("float32"), settings.tensorrt).build
+    assert tensorrt_asked.as_asked(onnx("float32"), settings.tensorrt).build["cuda_graph"] is True
     other = artifact("dense.onnx", "onnx")
-    assert tensorrt_settings.as_asked(other, settings.tensorrt) is other
+    assert tensorrt_asked.as_asked(other, settings.tensorrt) is other
 
 
 def test_a_kept_measurement_is_of_the_same_options(tmp_path: Path):
@@ -104,7 +105,7 @@ def test_a_kept_measurement_is_of_the_same_options(tmp_path: Path):
     def key(section: str) -> str:
         loaded = config(tmp_path, section)
         prepared: Any = SimpleNamespace(loaded=loaded, evaluation=SimpleNamespace(sha256="e"))
-        asked = tensorrt_settings.as_asked(onnx(), loaded.config.tensorrt)
+        asked = tensorrt_asked.as_asked(onnx(), loaded.config.tensorrt)
         return boards.measurement_key(device, [asked], prepared, store)
 
     plain = key("{}")
@@ -144,7 +145,7 @@ def test_files_for_other_processors_have_other_names():
 
 def test_the_report_says_what_was_asked(tmp_path: Path):
     settings = config(tmp_path, "{dla_core: 1, cuda_graph: true, build_timeout_seconds: 60}").config
-    assert asked_for(tensorrt_settings.as_asked(onnx(), settings.tensorrt).build) == "dla_core 1, cuda_graph"
+    assert asked_for(tensorrt_asked.as_asked(onnx(), settings.tensorrt).build) == "dla_core 1, cuda_graph"
     assert asked_for(onnx().build) == ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,8 @@ import json, os, sys
 sys.path.insert(0, sys.argv[1])
 from device_tests.agent.protocol import Deadline, Refusal
 from device_tests.agent.reading import Root
-from device_tests.agent.tensorrt import memory_plan, onnx_nodes, trtexec, trtexec_engine
+from device_tests.agent.tensorrt import memory_plan, onnx_inputs, onnx_nodes, trtexec, trtexec_engine
+from device_tests.agent.tensorrt import trtexec_alone, trtexec_beside, trtexec_here
 from device_tests.agent.tensorrt.log import Log
 
 root, onnx, plan, folder = Root(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5]
@@ -36,12 +38,19 @@ try:
     trtexec_engine.measure(tool, onnx, {}, folder, log, Deadline(60))
 except Refusal as refusal:
     refused = refusal.code
+try:
+    trtexec_alone.build(tool, onnx, {"cuda": "ctypes"}, folder, lambda **told: None, Deadline(60), root=root)
+except Refusal as refusal:
+    without = refusal.code
 print(json.dumps({
     "tool": built["tool"],
     "runs": found["runs"],
     "p50": found["percentiles"]["latency_ms"]["50"],
     "layers": [row["sources"] for row in found["layers"]][:2],
     "refused": refused,
+    "without a GPU": without,
+    "alone": trtexec_here.alone({"trtexec": "only"}, root).text,
+    "inputs": onnx_inputs.typed(onnx),
 }))
 """
 
@@ -57,7 +66,9 @@ def test_trtexec_under_every_python(tmp_path: Path, python: str):
     folder = tmp_path / "measured"
     folder.mkdir()
     argv = [python, "-c", PROGRAM, str(agent), str(tree.top), str(onnx), str(tmp_path / "engine"), str(folder)]
-    done = subprocess.run(argv, capture_output=True, check=False)
+    # No CUDA, whatever this machine has.
+    environment = dict(os.environ, EDGESMITH_LIBCUDART=str(tmp_path / "none"))
+    done = subprocess.run(argv, capture_output=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr.decode()
     told = json.loads(done.stdout)
     assert 2.1875 < told.pop("p50") < 3.1875
@@ -66,4 +77,7 @@ def test_trtexec_under_every_python(tmp_path: Path, python: str):
         "tool": "FAKE trtexec of TensorRT 8.2.1",
         "layers": [["x_quantize"], ["x_back"]],
         "refused": "engine-refused",
+        "without a GPU": "no-gpu",
+        "alone": "8.2.1",
+        "inputs": [["x", [1, 3, 8, 8], "float32"]],
     }

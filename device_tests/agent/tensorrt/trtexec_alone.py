@@ -121,6 +121,7 @@ class Runner:
         no_outputs: why.
         next_step: what brings them.
         no_power: why what a run takes is not known.
+        notes: what was asked for and is not done.
     """
 
     no_outputs = NO_OUTPUTS
@@ -151,7 +152,7 @@ class Runner:
         self.output_quantization = []
         self.next_step = _next_step(root)
         self.name = _name(here, record, options)
-        self._rows = None
+        self.notes, self._rows = [], None
 
     def settle(self, sample, max_s, deadline):
         """Runs until the times stand still: (nanoseconds of all runs, whether they came to do)."""
@@ -194,7 +195,9 @@ class Runner:
             asked = dict(self._options, inputs=trtexec_here.written(named, scratch))
             nodes = onnx_nodes.read(self._nodes_of) if how.get("with_layers") else ()
             how.setdefault("with_layers", False)
-            return trtexec_engine.measure(self._tool, self._plan, asked, scratch, Log(), deadline, nodes, **how)
+            found = trtexec_engine.measure(self._tool, self._plan, asked, scratch, Log(), deadline, nodes, **how)
+        self.notes = found["notes"]
+        return found
 
 
 def _next_step(root):
