@@ -12,6 +12,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -39,7 +40,7 @@ class Params(TrainingParams):
         default=None, description="Keras file of a network with the same inputs and outputs, trained or not."
     )
     width: float | None = Field(
-        default=None, gt=0, lt=1, description="Share of the original's channels, where there is no `student`."
+        default=None, gt=0, lt=1, description="Share of the original's channels; 0.5 where there is no `student`."
     )
     init: Init = Field(
         default="inherit",
@@ -51,9 +52,15 @@ class Params(TrainingParams):
         default=Distill(), description="How it learns from the original model; null: from labels alone, to compare."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _half_as_wide(cls, given: Any) -> Any:
+        nobody = isinstance(given, dict) and given.get("student") is None and given.get("width") is None
+        return {**given, "width": 0.5} if nobody else given
+
     @model_validator(mode="after")
     def _one_student(self) -> Params:
-        if (self.student is None) == (self.width is None):
+        if self.student is not None and self.width is not None:
             raise ValueError("give either `student: path.keras` or `width`, such as 0.5")
         if self.student is not None and "init" in self.model_fields_set:
             raise ValueError("a `student` of your own has its weights; `init` goes with `width`")

@@ -89,7 +89,6 @@ def test_refusals(tmp_path: Path):
     model = zoo.ZOO["plain"].network()
     context = _context(tmp_path, model)
     for given, text in (
-        ({}, "give either"),
         ({"width": 0.5, "student": "x.keras"}, "give either"),
         ({"student": "x.keras", "init": "fresh"}, "`init` goes with `width`"),
         ({"width": 0.5, "init": "fresh", "epochs": 0}, "answer nothing"),
