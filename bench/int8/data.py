@@ -61,7 +61,7 @@ def load(kind: str, cache: Path, *, calibration: int, evaluation: int) -> Data:
     Raises:
         FileNotFoundError: the pictures are not on this machine.
     """
-    raw = _splits(kind, cache)
+    raw = splits(kind, cache)
     (x, y), (test_x, test_y) = raw
     cut = len(x) - calibration
     return Data(
@@ -83,8 +83,8 @@ def _split(kind: str, x: NDArray[np.generic], y: NDArray[np.generic]) -> Split:
     return Split(x=values, y=y.astype(np.int64))
 
 
-def _splits(kind: str, cache: Path) -> tuple[Arrays, Arrays]:
-    """Training and test split, each shuffled with a fixed seed."""
+def splits(kind: str, cache: Path) -> tuple[Arrays, Arrays]:
+    """Training and test split as they are stored, each shuffled with a fixed seed."""
     if kind == "bundled":
         files = (np.load(EXAMPLE / "data" / f"{name}.npz") for name in ("calibration", "evaluation"))
         return _shuffled(*((file["x"], file["y"]) for file in files))
