@@ -21,7 +21,7 @@ from edgesmith.frameworks import import_keras, import_tensorflow
 from edgesmith.progress import Progress
 from edgesmith.progress import Task as ProgressTask
 from edgesmith.types import SampleSet
-from optimizer import batchnorm, checkpoint, losses, objectives
+from optimizer import batchnorm, checkpoint, losses, objectives, strided
 from optimizer.base import Context, KerasModel, Needs
 from optimizer.checkpoint import Position, Snapshot
 from optimizer.distillation.lesson import Lesson
@@ -207,7 +207,9 @@ def finetune(
         DataError: no labelled data, or labels that do not fit.
         ModelError: nothing to train, a loss that became NaN, or a first step that TensorFlow refuses.
     """
-    return _Loop(model, params, context, label, companions, eligible_step).run()
+    loop = _Loop(model, params, context, label, companions, eligible_step)
+    with strided.safe_gradients(model):
+        return loop.run()
 
 
 class _Loop:

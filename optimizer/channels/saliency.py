@@ -19,7 +19,7 @@ from calibration import inputs
 from edgesmith.errors import DataError
 from edgesmith.frameworks import import_tensorflow
 from edgesmith.progress import Progress
-from optimizer import losses
+from optimizer import losses, strided
 from optimizer.base import KerasModel
 from optimizer.channels.groups import Channels, Part
 from optimizer.channels.price import variable
@@ -129,7 +129,8 @@ def _gradients(
     if not size:
         raise DataError("There are no samples to judge channels on.", next_step="Give `data.train`.")
     kind = losses.last_activation(model)
-    with evidence.progress.task("channels: gradients", total=float(len(order) // size)) as task:
+    steps = float(len(order) // size)
+    with strided.safe_gradients(model), evidence.progress.task("channels: gradients", total=steps) as task:
         for start in range(0, len(order) - size + 1, size):
             chosen = order[start : start + size]
             x = one_or_list(inputs.split(evidence.x[chosen]))

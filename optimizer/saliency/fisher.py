@@ -11,8 +11,7 @@ Hennig, arXiv:1905.12558).
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from calibration import inputs
 from edgesmith.frameworks import import_keras, import_tensorflow
 from edgesmith.progress import Progress
+from optimizer import strided
 from optimizer.base import KerasModel
 from optimizer.kernels import Kernel
 from targets.keras_model import one_or_list
@@ -80,46 +80,11 @@ def curvature(
             total.assign_add(tf.square(tf.cast(tf.convert_to_tensor(gradient), total.dtype)))
 
     keras, compiled = import_keras(), tf.function(add, reduce_retracing=True)
-    with progress.task("second derivatives", total=len(x)) as task, _unstrided(model):
+    with progress.task("second derivatives", total=len(x)) as task, strided.safe_gradients(model):
         for i in range(len(x)):
             compiled(one_or_list([keras.ops.convert_to_tensor(part) for part in inputs.split(x[i : i + 1])]))
             task.advance()
     return {k.name: total.numpy().astype(np.float64) / len(x) for k, total in zip(kernels, sums, strict=True)}
-
-
-@contextlib.contextmanager
-def _unstrided(model: KerasModel) -> Iterator[None]:
-    """Lets 1x1 convolutions with strides read every so many places themselves, and run without strides.
-
-    That is the same function. Their gradient in TensorFlow 2.21 (oneDNN's Conv2DBackpropFilter) writes beyond its
-    buffer for a batch of one, and the process dies of it sooner or later.
-    """
-    conv = import_keras().layers.Conv2D
-    found = {
-        id(layer): layer
-        for layer in model._flatten_layers()  # noqa: SLF001 - the only walk that also sees wrapped and nested layers
-        if isinstance(layer, conv) and set(layer.kernel_size) == {1} and set(layer.strides) != {1}
-    }
-    saved = [(layer, layer.strides) for layer in found.values()]
-    try:
-        for layer, strides in saved:
-            layer.call = _reading(layer.call, strides, channels_first=layer.data_format == "channels_first")
-            layer.strides = (1, 1)
-        yield
-    finally:
-        for layer, strides in saved:
-            layer.strides = strides
-            # The attribute of the instance hides the method of the class; without it the method is back.
-            del layer.call
-
-
-def _reading(call: Callable[[Any], Any], strides: tuple[int, int], *, channels_first: bool) -> Callable[[Any], Any]:
-    high, wide = strides
-
-    def reading(fed: Any) -> Any:
-        return call(fed[:, :, ::high, ::wide] if channels_first else fed[:, ::high, ::wide])
-
-    return reading
 
 
 def _drawn(tf: Any, random: Any, output: Any, likelihood: Likelihood) -> Any:
