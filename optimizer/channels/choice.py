@@ -18,7 +18,7 @@ from optimizer.base import Context, KerasModel
 from optimizer.channels import latency_table, saliency, scope, scores, select, widths
 from optimizer.channels.groups import Channels, Group, find
 from optimizer.channels.latency_price import LatencyPrice
-from optimizer.channels.price import Price
+from optimizer.channels.price import Kind, Price
 from optimizer.channels.scope import Scope
 
 Criterion = Literal["l1", "l2", "geometric_median", "bn_scale", "taylor", "obd", "random"]
@@ -32,6 +32,7 @@ _BY_WEIGHTS = {
 _BY_GRADIENTS = {"taylor": saliency.taylor, "obd": saliency.obd}
 # Gradients of this many samples rank channels as those of the whole set do (Molchanov et al., section 4.2).
 _MOST_SAMPLES = 1024
+_MOST_HOLDERS = 3
 
 
 class Wanted(Section):
@@ -116,11 +117,12 @@ class Chooser:
         self._shares(self.channels, among, 1.0)
         if self.wanted.selection == "global":
             cost = self._cost(model, self.channels)
-            least = select.least(self.channels, self._levels(self.channels, among), cost)
+            narrowest = select.narrowest(self.channels, self._levels(self.channels, among))
+            least = cost.total(narrowest)
             if least > self.wanted.keep * self._budget:
                 raise ModelError(
                     f"`keep: {self.wanted.keep:g}` of {self.wanted.budget} is out of reach: with every group as narrow "
-                    f"as allowed, {least / self._budget:.1%} are left.",
+                    f"as allowed, {least / self._budget:.1%} are left. {self._holders(model, narrowest)}",
                     next_step=select.LOOSEN,
                 )
 
@@ -170,6 +172,15 @@ class Chooser:
         channels = find(narrow)
         price = LatencyPrice(narrow, channels, self._table)
         return self._budget, price.total([len(group) for group in channels.groups]), price.left_out
+
+    def _holders(self, model: KerasModel, kept: Sequence[int]) -> str:
+        """Which layers hold most of what is left; a latency table has no layers, so there by multiply-accumulates."""
+        kind: Kind = "parameters" if self.wanted.budget == "parameters" else "macs"
+        price = Price(model, self.channels, kind)
+        whole = price.total(kept)
+        largest = sorted(price.by_layer(kept).items(), key=lambda item: -item[1])[:_MOST_HOLDERS]
+        named = ", ".join(f"{path} {value / whole:.0%}" for path, value in largest)
+        return f"Of the {'parameters' if kind == 'parameters' else 'multiply-accumulates'} left, most are in: {named}."
 
     def _among(self, channels: Channels) -> tuple[int, ...]:
         wanted = self.wanted

@@ -19,8 +19,9 @@ Kind = Literal["macs", "parameters"]
 
 @dataclass(frozen=True, slots=True)
 class _Term:
-    """A product: a factor that stays, and axes that shrink."""
+    """A product: a factor that stays, and axes that shrink; of a layer."""
 
+    layer: str
     factor: float
     axes: tuple[Axis, ...]
 
@@ -57,6 +58,13 @@ class Price:
         """The cost of the whole network; `kept` by group."""
         return sum(term.value(kept) for term in self._terms)
 
+    def by_layer(self, kept: Sequence[int]) -> Mapping[str, float]:
+        """What each layer has of the total, by path."""
+        found: dict[str, float] = {}
+        for term in self._terms:
+            found[term.layer] = found.get(term.layer, 0.0) + term.value(kept)
+        return found
+
     def saved(self, kept: Sequence[int], group: int, units: int = 1) -> float:
         """What falls away with the next units of a group."""
         fewer = [count - units if index == group else count for index, count in enumerate(kept)]
@@ -71,11 +79,11 @@ class Price:
         """Groups whose savings change when this one shrinks, itself included."""
         return frozenset(other for term in self._by_group[group] for axis in term.axes for other in axis.places)
 
-    def _term(self, layer: str, weight: str, shape: Mapping[int, int], factor: float) -> _Term:
-        """A factor times the length of some axes of a weight."""
-        axes = {axis: found for axis in shape if (found := self._axes.get((layer, weight, axis))) is not None}
+    def _term(self, path: str, holder: tuple[str, str], shape: Mapping[int, int], factor: float) -> _Term:
+        """A factor times the length of some axes of a weight, which `holder` (layer, weight) names."""
+        axes = {axis: found for axis in shape if (found := self._axes.get((*holder, axis))) is not None}
         rest = math.prod(size for axis, size in shape.items() if axis not in axes)
-        return _Term(factor * rest, tuple(axes.values()))
+        return _Term(path, factor * rest, tuple(axes.values()))
 
     def _parameters(self) -> list[_Term]:
         names: dict[int, tuple[str, str]] = {}
@@ -89,7 +97,8 @@ class Price:
                 if id(weight) in seen or is_model(layer):
                     continue
                 seen.add(id(weight))
-                terms.append(self._term(*names.get(id(weight), (path, "")), dict(enumerate(weight.shape)), 1.0))
+                holder = names.get(id(weight), (path, ""))
+                terms.append(self._term(path, holder, dict(enumerate(weight.shape)), 1.0))
         return terms
 
     def _macs(self, model: KerasModel) -> list[_Term]:
@@ -99,7 +108,8 @@ class Price:
             for share in kernel_macs.shares(layer, inputs, outputs):
                 shape = dict(enumerate(variable(layer, share.weight).shape)) if share.weight else {}
                 counted = {axis: size for axis, size in shape.items() if share.axes is None or axis in share.axes}
-                terms.append(self._term(paths[id(layer)], share.weight, counted, share.factor))
+                path = paths[id(layer)]
+                terms.append(self._term(path, (path, share.weight), counted, share.factor))
         return terms
 
 

@@ -112,9 +112,9 @@ def by_budget(channels: Channels, levels: Levels, scores: Scores, cost: Cost, bu
     return kept
 
 
-def least(channels: Channels, levels: Levels, cost: Cost) -> float:
-    """What the network costs with every group at its narrowest."""
-    return cost.total([levels[i][-1] if i in levels else len(group) for i, group in enumerate(channels.groups)])
+def narrowest(channels: Channels, levels: Levels) -> list[int]:
+    """Units that each group keeps at its narrowest."""
+    return [levels[i][-1] if i in levels else len(group) for i, group in enumerate(channels.groups)]
 
 
 def gone(channels: Channels, scores: Scores, kept: Sequence[int]) -> list[int]:
