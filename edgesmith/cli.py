@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgesmith import __version__, compare_cli, deploy_cli, devices_cli, doctor_cli, measure_cli, pack_cli
+from edgesmith import (
+    __version__,
+    compare_cli,
+    deploy_cli,
+    devices_cli,
+    doctor_cli,
+    latency_table_cli,
+    measure_cli,
+    pack_cli,
+    transfer_cli,
+)
 from edgesmith.cli_options import LockClocks, PowerMode
 from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgesmithError, InfrastructureError, Terminated
 
@@ -38,6 +48,8 @@ app.command()(deploy_cli.deploy)
 app.command()(deploy_cli.rollback)
 app.command()(pack_cli.pack)
 app.command()(pack_cli.unpack)
+app.command()(transfer_cli.transfer)
+app.command()(latency_table_cli.latency_table)
 
 ConfigPath = Annotated[Path, typer.Argument(help="The config file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]

@@ -36,8 +36,9 @@ class _Timed:
 class LatencyPrice:
     """Milliseconds for one sample of a network that keeps so many units of each group.
 
-    Convolutions and dense layers are counted. What runs between them is small or fused into them, and what a table
-    cannot hold (recurrent layers, attention) does not count: `left_out` names it.
+    Convolutions and dense layers are counted. What runs between them is small or fused into them: it counts as much as
+    the table says for its network, however narrow that becomes. So does what a table cannot hold (recurrent layers,
+    attention): `left_out` names it.
     """
 
     def __init__(self, model: KerasModel, channels: Channels, table: LatencyTable) -> None:
@@ -53,6 +54,7 @@ class LatencyPrice:
         """
         paths = {id(layer): path for path, layer in channels.layers.items()}
         axes = axes_of(channels)
+        self._rest_ms = table.rest_ms
         self._calls: list[_Timed] = []
         left_out: dict[str, None] = {}
         missing: dict[str, tuple[int, int]] = {}
@@ -84,7 +86,7 @@ class LatencyPrice:
 
     def total(self, kept: Sequence[int]) -> float:
         """Milliseconds of the whole network; `kept` by group."""
-        return sum(call.latency_ms(kept) for call in self._calls)
+        return self._rest_ms + sum(call.latency_ms(kept) for call in self._calls)
 
     def saved(self, kept: Sequence[int], group: int, units: int = 1) -> float:
         """What falls away with the next units of a group; 0 on a plateau."""

@@ -2,7 +2,7 @@
 
 The file is JSON:
 
-    {"format": "edgesmith latency table", "version": 1, "device": "raspberry-pi-4",
+    {"format": "edgesmith latency table", "version": 1, "device": "raspberry-pi-4", "rest_ms": 0.02,
      "layers": [
        {"layer": "Conv2D 3x3 stride 1x1 @ 16x16", "step": 8,
         "inputs": [8, 16, 32], "outputs": [8, 16, 32],
@@ -13,7 +13,9 @@ The file is JSON:
 `layer` is what `layer_kind` says of a call: everything that its latency depends on but the widths. `latency_ms` has a
 row for each input width and a column for each output width, both rising; a layer that makes as many channels as it
 reads has one list. `step` is the block of channels that the kernel computes together: widths count up to the next
-multiple of it, and latency is linear between the measured ones.
+multiple of it, and latency is linear between the measured ones. `rest_ms` (0 where it is not there) is what the network
+that the table was made for takes besides: calling it, sums and poolings between the layers. It may be negative: layers
+that follow each other find their inputs in the caches. `measured` tells how the table came to be; nothing reads it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,10 +93,12 @@ class LatencyTable:
     Attributes:
         device: its name.
         rows: by layer kind.
+        rest_ms: what a network takes besides its layers, however wide they are.
     """
 
     device: str
     rows: Mapping[str, Row]
+    rest_ms: float = 0.0
 
 
 def read(path: Path) -> LatencyTable:
@@ -107,16 +112,27 @@ def read(path: Path) -> LatencyTable:
     except OSError as error:
         raise ConfigError(f"The latency table {path} cannot be read: {error.strerror}.") from error
     try:
-        document = json.loads(text)
-        if (document["format"], document["version"]) != (FORMAT, VERSION):
-            raise ValueError(f"it is not an {FORMAT} of version {VERSION}")
-        rows = [_row(each) for each in document["layers"]]
-        return LatencyTable(device=str(document["device"]), rows={row.layer: row for row in rows})
+        return parse(json.loads(text))
     except (ValueError, TypeError, KeyError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ConfigError(
             f"{path} is no latency table: {why}.", next_step="The format is in docs/compression.md."
         ) from error
+
+
+def parse(document: Mapping[str, Any]) -> LatencyTable:
+    """The table of a file's content.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is no such table.
+    """
+    if (document["format"], document["version"]) != (FORMAT, VERSION):
+        raise ValueError(f"it is not an {FORMAT} of version {VERSION}")
+    rows = [_row(each) for each in document["layers"]]
+    rest_ms = float(document.get("rest_ms", 0.0))
+    if not math.isfinite(rest_ms):
+        raise ValueError("rest_ms is no time")
+    return LatencyTable(device=str(document["device"]), rows={row.layer: row for row in rows}, rest_ms=rest_ms)
 
 
 def layer_kind(layer: Any, inputs: list[cost.Shape]) -> str | None:
