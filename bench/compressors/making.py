@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from optimizer.recipe import quant_request
 from optimizer.techniques import quantize
 
 CALIBRATION: Final = 256
-TRAINED_ON: Final = 10_000
+TRAINED_ON: Final = 8_000
 EVALUATION, QUICK_EVALUATION = 10_000, 2_000
 FORMATS: Final[tuple[Format, ...]] = ("tflite", "onnx")
 
@@ -121,6 +122,8 @@ def make(method: Method, network: Network, python: Path, *, again: bool = False)
         ChildFailed: it could not make them.
     """
     folder = network.folder / method.name.replace(" ", "-")
+    if again:  # its checkpoints, too
+        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True)
     record = folder / "kept.json"
     key = sha256_json([method.what, network.facts["sha256"], CALIBRATION, network.trained_on if method.trained else 0])

@@ -68,14 +68,15 @@ def _tfmot(name: str, stages: Mapping[str, Mapping[str, Any]]) -> Method:
     return Method(name=name, formats=("tflite",), trained=True, environment=TFMOT, stages=stages)
 
 
-def _pruning(passes: int) -> dict[str, Any]:
-    """As many weights are left as `smallest` leaves: 40 % of the half that its channels hold."""
-    return {"epochs": passes, "learning_rate": 1e-3, "initial_sparsity": 0.5, "final_sparsity": 0.8}
+def _pruning(passes: int, first: float, last: float) -> dict[str, Any]:
+    return {"epochs": passes, "learning_rate": 1e-3, "initial_sparsity": first, "final_sparsity": last}
 
 
 def _all() -> tuple[Method, ...]:
     passes = {name: epochs(READY[name].steps) for name in ("balanced", "fastest", "smallest")}
     last = epochs(READY["smallest"].steps[2:])
+    # As many weights as `smallest` leaves: 40 % of the half that its channels hold.
+    harsh, mild = _pruning(passes["smallest"] - last, 0.5, 0.8), _pruning(passes["fastest"], 0.0, 0.5)
     sharing = {"epochs": last, "learning_rate": 5e-4, "clusters": 32}
     quantizers = (
         Method(name=peer.name, formats=(peer.format,), environment=peer.environment, peer=peer)
@@ -87,8 +88,8 @@ def _all() -> tuple[Method, ...]:
         *(_ours(name, READY[name].steps) for name in ("no-training", "balanced", "fastest", "smallest")),
         *quantizers,
         _tfmot("tfmot-qat", {"quantize": {"epochs": passes["balanced"], "learning_rate": 1e-4}}),
-        _tfmot("tfmot-prune", {"prune": _pruning(passes["fastest"])}),
-        _tfmot("tfmot-prune-cluster", {"prune": _pruning(passes["smallest"] - last), "cluster": sharing}),
+        _tfmot("tfmot-prune", {"prune": mild}),
+        _tfmot("tfmot-prune-cluster", {"prune": harsh, "cluster": sharing}),
     )
 
 

@@ -12,11 +12,13 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
+from calibration.samples import digest
 from edgesmith.files import replacing
 from edgesmith.types import SampleSet, StepSpec
 from optimizer import techniques
@@ -25,18 +27,19 @@ from optimizer.packing.packed import save_packed
 from optimizer.recipe import apply_step
 
 
-def _set(role: Any, x: Any, y: Any, name: str) -> SampleSet:
-    return SampleSet(role=role, x=x, y=y, sha256=name, source="bench")
+def _samples(role: Literal["train", "calibration"], x: NDArray[np.float32]) -> SampleSet:
+    """Without labels: the recipes are distilled."""
+    return SampleSet(role=role, x=x, y=None, sha256=digest(x, None), source="bench")
 
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(job["folder"])
-    calibration = _set("calibration", np.load(job["samples"]), None, job["samples"])
+    calibration = _samples("calibration", np.load(job["samples"]))
     train = None
     if job["train"]:
         with np.load(job["train"]) as file:
-            train = _set("train", file["x"], None, job["train"])  # the recipes are distilled and need no labels
+            train = _samples("train", file["x"])
 
     def original() -> Any:
         return keras.saving.load_model(job["keras"], compile=False)
