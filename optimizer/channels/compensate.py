@@ -92,7 +92,7 @@ def compensate(
             done.left.append(path)
     if not layers:
         return done
-    reading = _Reading(x, {path: _rows_wanted(channels.layers[path]) for path in layers}, seed)
+    reading = _Reading(x, {path: rows_wanted(channels.layers[path]) for path in layers}, seed)
     with progress.task("channels: reconstruction", total=float(len(layers) + 1)) as task:
         said = {path: _said(channels.layers[path], stays) for path, stays in layers.items()}
         wanted = reading.of(original, {path: channels.layers[path] for path in layers}, said)
@@ -192,8 +192,8 @@ class _Reading:
         return {path: np.concatenate(parts) for path, parts in found.items()}
 
 
-def _rows_wanted(layer: Any) -> int:
-    """Rows that fit a layer of the original; as many are read of its narrower twin."""
+def rows_wanted(layer: Any) -> int:
+    """Rows, at most, that fit a layer of the original; as many are read of its narrower twin."""
     weights = int(linear.matrix(layer).shape[1])
     return max(min(max(_ROWS_PER_WEIGHT * weights, _FEWEST_ROWS), _MOST_NUMBERS // weights), 1)
 

@@ -24,6 +24,7 @@ def run_python(code: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ["--help"],
         ["run", "--help"],
         ["compare", "--help"],
+        ["transfer", "--help"],
         ["targets"],
         ["techniques"],
         ["recipes"],

@@ -1,0 +1,1 @@
+"""A trained network on a new task, within a given amount of training."""
