@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.cifar.networks import float_file
 from bench.compressors.methods import BATCH, HERE, Method
 from bench.int8 import data, models, peers
 from bench.int8.peers import ChildFailed, Format
@@ -26,6 +27,8 @@ from optimizer.techniques import quantize
 CALIBRATION: Final = 256
 TRAINED_ON: Final = 8_000
 EVALUATION, QUICK_EVALUATION = 10_000, 2_000
+WHOLE: Final = "cifar_"
+"""Networks that were trained on all of CIFAR-10 but its last pictures, which calibrate."""
 FORMATS: Final[tuple[Format, ...]] = ("tflite", "onnx")
 
 
@@ -85,14 +88,15 @@ def prepare(name: str, cache: Path, *, quick: bool, trained_on: int = TRAINED_ON
     """Loads or trains the float network, and exports it.
 
     Args:
+        name: in `bench.int8.models`, or "cifar_" and a name in `bench.cifar.networks`.
         quick: the bundled network and its own few samples.
         trained_on: training samples that each method gets.
     """
-    entry = models.entry(name)
     count = QUICK_EVALUATION if quick else EVALUATION
-    kind = "bundled" if quick else entry.data
+    whole = name.startswith(WHOLE)
+    kind = "bundled" if quick else "cifar" if whole else models.entry(name).data
     samples = data.load(kind, cache, calibration=CALIBRATION, evaluation=count)
-    keras = models.model_file(name, cache, samples)
+    keras = float_file(name.removeprefix(WHOLE), cache) if whole else models.model_file(name, cache, samples)
     folder = cache / "work" / ("compressors-quick" if quick else "compressors") / name
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "calibration.npy", samples.calibration.x)
@@ -127,7 +131,7 @@ def make(method: Method, network: Network, python: Path, *, again: bool = False)
     folder.mkdir(exist_ok=True)
     record = folder / "kept.json"
     key = sha256_json([method.what, network.facts["sha256"], CALIBRATION, network.trained_on if method.trained else 0])
-    files = {kind: folder / f"net.{kind}" for kind in method.formats}
+    files: dict[str, Path] = {kind: folder / f"net.{kind}" for kind in method.formats}
     if not again and record.is_file():
         kept = json.loads(record.read_text())
         if kept["key"] == key and all(path.is_file() for path in files.values()):

@@ -27,9 +27,10 @@ from optimizer.packing.packed import save_packed
 from optimizer.recipe import apply_step
 
 
-def _samples(role: Literal["train", "calibration"], x: NDArray[np.float32]) -> SampleSet:
-    """Without labels: the recipes are distilled."""
-    return SampleSet(role=role, x=x, y=None, sha256=digest(x, None), source="bench")
+def _samples(
+    role: Literal["train", "calibration"], x: NDArray[np.float32], y: NDArray[np.int64] | None = None
+) -> SampleSet:
+    return SampleSet(role=role, x=x, y=y, sha256=digest(x, y), source="bench")
 
 
 def main() -> None:
@@ -39,7 +40,7 @@ def main() -> None:
     train = None
     if job["train"]:
         with np.load(job["train"]) as file:
-            train = _samples("train", file["x"])
+            train = _samples("train", file["x"], file["y"])
 
     def original() -> Any:
         return keras.saving.load_model(job["keras"], compile=False)

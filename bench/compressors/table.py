@@ -126,8 +126,9 @@ def markdown(figures: Mapping[str, Any]) -> str:
 def _about(one: Mapping[str, Any]) -> str:
     return (
         f"{one['parameters']:,} parameters; {one['evaluated_on']:,} test images; "
-        f"what trains (marked *) sees the same {one['trained_on']:,} training images as often. "
-        "Ours is distilled from the float network, without labels; the peers' trainings take the labels."
+        f"what trains (marked †) sees the same {one['trained_on']:,} training images as often. "
+        "Ours is distilled from the float network, the labels having a tenth of the loss; TF-MOT's trainings take the "
+        "labels alone."
     )
 
 
@@ -137,7 +138,7 @@ def _line(row: Row) -> str:
     packed = f"{row['packed_bytes']:,}" if row.get("packed_bytes") else ""
     p50 = ("", "") if row["p50_ms"] is None else (f"{row['p50_ms']:.3f}", f"{row['p50_ratio_to_float']:.2f}")
     cells = (
-        name + ("*" if row["trained"] else ""),
+        name + ("†" if row["trained"] else ""),
         row["format"],
         f"{row['accuracy']:.2f}",
         "" if row["method"] == "float" else lost,

@@ -75,7 +75,7 @@ def test_the_table_tells_every_method_and_verdict() -> None:
     rows = [row("edgesmith"), row("peer", size_bytes=80), row("peer slow", trained=True, p50_ms=None)]
     model = {"parameters": 9, "evaluated_on": 10, "trained_on": 5, "rows": rows, "verdicts": verdicts(rows)}
     text = markdown({"models": {"net": {**model, "failed": {"nncf": "no such op"}}}})
-    assert "| peer slow* | tflite | 75.00 |" in text
+    assert "| peer slow† | tflite | 75.00 |" in text
     assert "size: peer leads: edgesmith is 25 % larger" in text
     assert "nncf could not be had: no such op" in text
 
