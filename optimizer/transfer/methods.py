@@ -29,6 +29,8 @@ METHODS: Final[tuple[Method, ...]] = ("filters", "channels", "full", "last-layer
 _STATISTICS_SHARE, _STATISTICS = 0.03, (32, 512)
 _PROBE_SHARE = 0.2
 _FEWEST_PROBED = 32
+# In epochs of the network as it is: where the curves of bench/transfer.py meet, or may.
+_LITTLE, _MUCH = 0.25, 5.0
 _KEEPS = (0.65, 0.75, 0.85, 0.95)
 _BEFORE, _AFTER = "batch-norm statistics before training", "batch-norm statistics after training"
 
@@ -106,7 +108,7 @@ class _Transfer:
         headed = head.with_classes(backbone, classes, seed=settings.seed)
         self._model, self._head, self._classes = headed.model, headed.head, classes
         self._ledger = Ledger(settings.train_flops)
-        self._notes = [headed.note]
+        self._notes = [headed.note, *_advice(headed.model, settings, len(train))]
         self._keep: float | None = None
 
     def run(self) -> Transferred:
@@ -236,6 +238,17 @@ def schedule(steps: int, samples: int, batch: int) -> tuple[int, int]:
     """
     epochs = -(-steps // (samples // batch))
     return epochs, batch * (steps // epochs)
+
+
+def _advice(model: KerasModel, settings: Settings, samples: int) -> tuple[str, ...]:
+    """What the budget comes to, and what else is worth a try."""
+    epochs = settings.train_flops / (samples * training_flops(model))
+    said = f"the budget pays for {epochs:.2g} epochs of the network as it is"
+    if epochs < _LITTLE and settings.method != "last-layer":
+        return (f"{said}: with so little, the method last-layer is worth a try",)
+    if epochs > _MUCH and settings.method != "full":
+        return (f"{said}: with so much, the method full is worth a try",)
+    return (said,)
 
 
 def _labelled(context: Context, classes: int) -> SampleSet:

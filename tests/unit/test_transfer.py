@@ -139,6 +139,10 @@ def test_steps_are_whole_epochs_within_what_is_paid_for():
         assert steps - epochs < taken <= steps
 
 
+def _three() -> Any:
+    return head.with_classes(_backbone(), 3, seed=0).model
+
+
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_stays_within_the_budget(method: methods.Method, tmp_path: Path):
     train = _samples()
@@ -148,6 +152,7 @@ def test_every_method_stays_within_the_budget(method: methods.Method, tmp_path: 
     before = [np.array(weight) for weight in backbone.weights]
     made = methods.transfer(backbone, 3, settings, Context(workdir=tmp_path, train=train))
     assert made.total <= flops
+    assert f"pays for {flops / 200 / budget.training_flops(_three()):.2g} epochs" in made.notes[1]
     if method != "last-layer":
         assert made.total > 0.9 * flops
         assert made.spent["training steps"] == made.steps * 16 * budget.training_flops(made.model)
