@@ -153,9 +153,15 @@ def apply_step(model: KerasModel, spec: StepSpec, context: Context) -> Applied:
     return applied
 
 
-def needs_training(recipe: Recipe) -> bool:
-    """Whether any step fine-tunes, so that training data have to be loaded."""
-    return any(_needs(spec).training_data for spec in recipe.steps)
+def needs_training(recipe: Recipe, *, calibration: bool = True) -> bool:
+    """Whether training data have to be loaded: a step fine-tunes, or looks at samples and there are no others.
+
+    Args:
+        recipe: checked.
+        calibration: whether there are samples for calibration.
+    """
+    needs = [_needs(spec) for spec in recipe.steps if not techniques.get(spec.name).COMPILE_TIME]
+    return any(each.training_data or (each.calibration_data and not calibration) for each in needs)
 
 
 def quant_request(recipe: Recipe) -> QuantRequest:
@@ -226,6 +232,12 @@ def _reason(before: Technique, technique: Technique) -> str:
 
 def _check_needs(config: Config, spec: StepSpec, where: str) -> None:
     needs = _needs(spec)
+    compiled = techniques.get(spec.name).COMPILE_TIME  # ranges can be tried on random numbers: `--allow-synthetic`
+    if needs.calibration_data and not compiled and config.data.calibration is None and config.data.train is None:
+        raise ConfigError(
+            f"{where}: '{spec.name}' needs calibration samples, and the config has no 'data.calibration'.",
+            next_step="Give data.calibration (labels are not needed), or data.train.",
+        )
     if needs.training_data and config.data.train is None:
         labelled = " with labels" if needs.labels else ""
         raise ConfigError(

@@ -84,7 +84,8 @@ def prepare(loaded: LoadedConfig, store: Store, progress: Progress, *, allow_syn
 
     evaluation = load(config.data.evaluation, "evaluation")
     calibration = None if ready else _calibration(loaded, recipe, specs, load, allow_synthetic=allow_synthetic)
-    train = load(config.data.train, "train") if config.data.train and recipes.needs_training(recipe) else None
+    trains = recipes.needs_training(recipe, calibration=calibration is not None and not calibration.synthetic)
+    train = load(config.data.train, "train") if config.data.train and trains else None
 
     findings: list[Finding] = [*_quantized_already(model)]
     for samples in (evaluation, calibration, train):

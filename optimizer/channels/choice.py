@@ -29,7 +29,7 @@ _BY_WEIGHTS = {
     "geometric_median": scores.geometric_median,
     "bn_scale": scores.bn_scale,
 }
-_BY_GRADIENTS = {"taylor": saliency.taylor, "obd": saliency.obd}
+BY_GRADIENTS = {"taylor": saliency.taylor, "obd": saliency.obd}
 # Gradients of this many samples rank channels as those of the whole set do (Molchanov et al., section 4.2).
 _MOST_SAMPLES = 1024
 _MOST_HOLDERS = 3
@@ -110,7 +110,7 @@ class Chooser:
             DataError: no data for gradients.
         """
         among = self._among(self.channels)
-        if self.wanted.criterion in _BY_GRADIENTS:
+        if self.wanted.criterion in BY_GRADIENTS:
             self._evidence(model)
         elif self.wanted.criterion == "bn_scale":
             among = _scored(among, scores.bn_scale(self.channels))
@@ -220,8 +220,8 @@ class Chooser:
         criterion = self.wanted.criterion
         if criterion == "random":
             return scores.random(channels, self._seed)
-        if criterion in _BY_GRADIENTS:
-            return _BY_GRADIENTS[criterion](model, channels, self._evidence(model))
+        if criterion in BY_GRADIENTS:
+            return BY_GRADIENTS[criterion](model, channels, self._evidence(model))
         return _BY_WEIGHTS[criterion](channels)
 
     def _evidence(self, model: KerasModel) -> saliency.Evidence:

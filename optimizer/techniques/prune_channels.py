@@ -9,6 +9,7 @@ is fine-tuned after that, in one shot or in `steps` parts, each followed by its 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -84,8 +85,8 @@ class Params(TrainingParams):
 
 
 def needs(params: Params) -> Needs:
-    """Training data where it trains; calibration samples where layers are refitted are used if there are any."""
-    return training_needs(params)
+    """Training data where it trains, samples for gradients; those that layers are refitted on may be missing."""
+    return replace(training_needs(params), calibration_data=params.criterion in choice.BY_GRADIENTS)
 
 
 def check(model: KerasModel, params: Params, context: Context) -> None:

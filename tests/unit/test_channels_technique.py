@@ -255,6 +255,7 @@ def test_models_it_cannot_be_applied_to(tmp_path: Path):
 
 def test_needs():
     assert prune_channels.needs(Params(epochs=0)) == Needs(keras=True)
+    assert prune_channels.needs(Params(epochs=0, criterion="obd")) == Needs(keras=True, calibration_data=True)
     assert prune_channels.needs(Params(epochs=1)) == Needs(keras=True, training_data=True, labels=True)
 
 

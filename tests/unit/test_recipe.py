@@ -142,6 +142,22 @@ def test_fine_tuning_needs_training_data(tmp_path: Path):
     assert parse(tmp_path, "  - prune: {epochs: 0}\n", head).steps[0].name == "prune"
 
 
+@pytest.mark.parametrize(
+    "step", ["prune: {criterion: obs", "prune_channels: {criterion: taylor", "low_rank: {rank: error"]
+)
+def test_steps_that_look_at_samples_need_some(step: str, tmp_path: Path):
+    head = "model: net.keras\ndata: {evaluation: test.npz}\nrecipe:\n"
+    body = f"  - {step}, epochs: 0}}\n"
+    assert refusal(tmp_path, body, head) == (
+        f"edgesmith.yaml:4: '{step.partition(':')[0]}' needs calibration samples, and the config has no "
+        "'data.calibration'.\nGive data.calibration (labels are not needed), or data.train."
+    )
+    found = parse(tmp_path, body, head.replace("{eval", "{calibration: some.npz, eval"))
+    assert not recipes.needs_training(found)
+    assert recipes.needs_training(found, calibration=False)  # then those of data.train are looked at
+    assert parse(tmp_path, body, head.replace("{eval", "{train: some.npz, eval")).steps == found.steps
+
+
 class Made:
     """A technique that is not in the folder, for orders that today's techniques do not allow."""
 
