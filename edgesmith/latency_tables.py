@@ -1,7 +1,8 @@
 """`edgesmith latency-table`: measures the layers of a network on a device, for `prune_channels: {budget: latency}`.
 
 Every kind of layer is compiled alone, at a few widths, and measured as any artifact is: in a process of its own, in
-turns with others. Its latency is the least of the medians of its turns, since other work on a board only ever adds.
+turns with others. Its latency is the 5th percentile of its runs: other work on a board only ever adds, and the least
+of all is one clock tick's luck.
 What is measured is kept, so that a run that was cut short goes on, and other networks share the layers they have in
 common.
 """
@@ -24,11 +25,12 @@ import targets
 from calibration.samples import synthetic_samples
 from device_tests.deadline import Deadline
 from device_tests.fleet import Fleet, Outcome
+from device_tests.latency import percentile_ns
 from device_tests.lease import owner
 from device_tests.quarantine import BoardStates, boards_folder
 from device_tests.session import BoardSession
 from edgesmith import __version__
-from edgesmith.errors import BoardError, DeadlineExceeded, InfrastructureError
+from edgesmith.errors import BoardError, DeadlineExceeded, InfrastructureError, UnstableMeasurement
 from edgesmith.files import sha256_file, sha256_json, write_json
 from edgesmith.progress import Progress, Silent
 from edgesmith.report.live import board_row
@@ -45,8 +47,7 @@ AT_ONCE = 12
 """Networks that take turns; each is a process on the board."""
 SAMPLES = 8
 """Drawn, to calibrate and to time on: what a layer takes does not depend on its numbers."""
-_MINUTES = 60.0
-"""To measure in."""
+_PERCENTILE = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ class Settings:
     Attributes:
         step: channels that the board's kernels compute together.
         points: widths to measure each kind of layer at, on each side.
+        seconds: timed for each network.
         deadline_s: after so long it stops; what was measured is kept.
     """
 
@@ -64,14 +66,20 @@ class Settings:
     threads: int = 1
     step: int = 8
     points: int = 4
+    seconds: float = 0.6
     deadline_s: float = 3600.0
     lease_wait_s: float = 600.0
 
     @property
     def protocol(self) -> MeasureProtocol:
-        """For a network of a few microseconds to milliseconds."""
+        """For a network of microseconds to milliseconds: many short turns, so that some fall into quiet moments."""
         return MeasureProtocol(
-            min_runs=60, min_seconds=0.6, windows=6, warmup_max_seconds=3.0, threads=self.threads, timeout_seconds=300.0
+            min_runs=60,
+            min_seconds=self.seconds,
+            windows=12,
+            warmup_max_seconds=3.0,
+            threads=self.threads,
+            timeout_seconds=300.0,
         )
 
 
@@ -118,7 +126,7 @@ class _Kept:
             if self.facts and facts != self.facts:
                 self.taken_ms.clear()
             self.facts = facts
-            self.taken_ms[name] = least_ms(one)
+            self.taken_ms[name] = low_ms(one)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, {"facts": self.facts, "taken_ms": self.taken_ms})
 
@@ -135,10 +143,16 @@ def _facts(one: Measurement) -> dict[str, Any]:
     }
 
 
-def least_ms(one: Measurement) -> float:
-    """The least of the medians of its turns, in milliseconds."""
-    turns = [one.samples_ns[one.windows == turn] for turn in np.unique(one.windows)]
-    return float(min(np.median(turn) for turn in turns)) / 1e6
+def low_ms(one: Measurement) -> float:
+    """The 5th percentile of its runs, in milliseconds.
+
+    Raises:
+        UnstableMeasurement: there are too few of them.
+    """
+    found = percentile_ns(one.samples_ns, _PERCENTILE)
+    if found is None:
+        raise UnstableMeasurement(f"{one.device}: {len(one.samples_ns)} runs are too few for a latency.")
+    return found / 1e6
 
 
 def make_table(
@@ -193,7 +207,8 @@ class _Work:
         shapes = dict.fromkeys([self._whole.shape, *(probe.shape for probe in layers)])
         self._passing = [latency_probe.passing(shape) for shape in shapes]
         self._probes = [*self._passing, self._whole, *layers]
-        key = sha256_json([device.name, settings.target, settings.scheme, settings.threads, versions(["tensorflow"])])
+        same = [device.name, settings.target, settings.scheme, settings.threads, settings.seconds, _PERCENTILE]
+        key = sha256_json([*same, versions(["tensorflow"])])
         self._kept = _Kept.read(runs_dir / ".cache" / "latency" / f"{key}.json")
         self.kept_before = len([probe for probe in self._probes if probe.name in self._kept.taken_ms])
         self.measured = 0

@@ -26,9 +26,7 @@ def load(cache: Path) -> Data:
     """
     (x, y), (test_x, test_y) = splits("cifar", cache)
     cut = len(x) - CALIBRATION
-    return Data(
-        train=_split(x[:cut], y[:cut]), calibration=_split(x[cut:], y[cut:]), evaluation=_split(test_x, test_y)
-    )
+    return Data(train=_split(x[:cut], y[:cut]), calibration=_split(x[cut:], y[cut:]), evaluation=_split(test_x, test_y))
 
 
 def moved(x: NDArray[np.float32], draw: np.random.Generator) -> NDArray[np.float32]:
