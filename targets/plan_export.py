@@ -20,6 +20,7 @@ from targets import (
     onnx_export,
     onnx_file,
     onnx_order,
+    plan_batch,
     plan_normalise,
     plan_scales,
     plan_split,
@@ -59,7 +60,7 @@ def _from_keras(model: Model) -> PlanGraph:
     names = LayerNames(live)
     exported = onnx_export.from_keras(model, opset=OPSET)
     single = onnx_export.from_keras(model, opset=OPSET, batch=1)
-    plan_normalise.open_batch(single)
+    plan_batch.open_batch(single)
     plan_normalise.layer_normalizations(single, _layer_norms(live, names, single))
     with contextlib.suppress(ModelError):
         graph = _finished(single, model, layer_names=names)

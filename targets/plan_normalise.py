@@ -10,27 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def open_batch(proto: Any) -> None:
-    """Opens a graph exported with batch 1: reshapes to [1, ...] take the batch as it comes.
-
-    Sound where every reshape keeps the samples apart, which the caller checks by comparing outputs.
-    """
-    from onnx import numpy_helper
-
-    for value in (*proto.graph.input, *proto.graph.output):
-        dims = value.type.tensor_type.shape.dim
-        if dims:
-            dims[0].dim_param = "N"
-    del proto.graph.value_info[:]
-    shapes = {node.input[1] for node in proto.graph.node if node.op_type == "Reshape"}
-    for tensor in proto.graph.initializer:
-        if tensor.name in shapes:
-            dims = numpy_helper.to_array(tensor).copy()
-            if dims.size and not np.any(dims == -1):
-                dims[0] = -1
-                tensor.CopyFrom(numpy_helper.from_array(dims, tensor.name))
-
-
 def constants_to_initializers(proto: Any) -> None:
     """Constant nodes become initializers."""
     kept = []

@@ -19,9 +19,10 @@ def splits_to_slices(proto: Any) -> None:
     Raises:
         ModelError: the sizes of the parts are computed by the network, or the length of the axis is not known.
     """
-    from onnx import helper, numpy_helper
+    from onnx import helper, numpy_helper, shape_inference
 
     graph = proto.graph
+    inferred = shape_inference.infer_shapes(proto).graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes: list[Any] = []
     for node in graph.node:
@@ -29,7 +30,7 @@ def splits_to_slices(proto: Any) -> None:
             nodes.append(node)
             continue
         axis = next((int(attribute.i) for attribute in node.attribute if attribute.name == "axis"), 0)
-        ends = np.cumsum(_sizes(graph, node, axis, constants)).tolist()
+        ends = np.cumsum(_sizes(inferred, node, axis, constants)).tolist()
         for number, (start, end, part) in enumerate(zip([0, *ends], ends, node.output, strict=False)):
             if not part:
                 continue

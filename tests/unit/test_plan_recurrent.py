@@ -25,7 +25,8 @@ def recurrent(kind: str, folder: Path, **settings: Any) -> Model:
     keras = import_keras()
     keras.utils.set_random_seed(0)
     given = keras.Input((4, 3), name="series")
-    y = getattr(keras.layers, kind)(5, name="memory", **settings)(given)
+    y = keras.layers.Dense(6, activation="relu", name="embed")(given)
+    y = getattr(keras.layers, kind)(5, name="memory", **settings)(y)
     live = keras.Model(given, keras.layers.Dense(2, name="scores")(y))
     return save_keras(live, folder / "net.keras", sha256=sha256_bytes(kind.encode()), origin="test")
 
