@@ -324,6 +324,8 @@ class StepRecord(Record):
     size_bytes_reason: str | None = None
     gzip_bytes: int | None
     gzip_bytes_reason: str | None = None
+    packed_bytes: int | None = Field(default=None, description="Of the file that `edgesmith pack` writes.")
+    packed_bytes_reason: str | None = None
     macs: int | None
     macs_reason: str | None = None
     parameters: int | None

@@ -9,6 +9,7 @@ from edgesmith.config import LoadedConfig
 from edgesmith.errors import EdgesmithError
 from edgesmith.files import gzip_size, sha256_bytes, write_text
 from edgesmith.pipeline.compress import StepOutcome
+from edgesmith.pipeline.facts import ModelFacts
 from edgesmith.pipeline.run_folder import RunFolder, utc_now
 from edgesmith.result import AccuracyRecord, DataRecord, FindingRecord, Result, StepRecord
 from edgesmith.toolchain import versions
@@ -102,8 +103,7 @@ def step_record(
     *,
     accuracy: AccuracyRecord,
     agreement: float | None,
-    nonzero_parameters: int | None,
-    sparsity: float | None,
+    facts: ModelFacts,
 ) -> StepRecord:
     """A step that changed the model, as a row of the ablation."""
     model = outcome.model
@@ -114,13 +114,15 @@ def step_record(
         cached=outcome.cached,
         size_bytes=model.path.stat().st_size,
         gzip_bytes=gzip_size(model.path),
+        packed_bytes=facts.packed_bytes,
+        packed_bytes_reason=facts.packed_bytes_reason,
         macs=model.macs,
         macs_reason=None if model.macs is not None else "the graph holds operations that cannot be counted",
         parameters=model.parameters,
         parameters_reason=None if model.parameters is not None else "they were not counted when the model was read",
-        nonzero_parameters=nonzero_parameters,
-        sparsity=sparsity,
-        sparsity_reason=None if sparsity is not None else "only Keras models have kernels to count in",
+        nonzero_parameters=facts.nonzero_parameters,
+        sparsity=facts.sparsity,
+        sparsity_reason=None if facts.sparsity is not None else "only Keras models have kernels to count in",
         accuracy=accuracy,
         agreement=agreement,
         agreement_reason=None if agreement is not None else "the outputs are no class scores",
@@ -142,6 +144,7 @@ def compile_step_record(
         cached=cached,
         size_bytes=artifact.size_bytes,
         gzip_bytes=artifact.gzip_bytes,
+        packed_bytes_reason="only Keras models can be packed",
         macs=None,
         macs_reason=counted_before,
         parameters=None,

@@ -111,13 +111,11 @@ def _ablation_row(stage: Stage, prepared: Prepared, step: StepOutcome, reference
         reference_outputs=reference,
         root=prepared.loaded.root,
     )
-    facts = model_facts(step.model, stage.work.store)
     return step_record(
         step,
         accuracy=assemble.accuracy_record(accuracy),
         agreement=agreement(outputs, reference),
-        nonzero_parameters=facts.nonzero_parameters,
-        sparsity=facts.sparsity,
+        facts=model_facts(step.model, stage.work.store),
     )
 
 

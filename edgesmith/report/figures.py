@@ -291,6 +291,11 @@ def _missing(record: DeviceResult) -> list[tuple[str, str]]:
     return missing
 
 
+def has_packed(steps: Sequence[StepRecord]) -> bool:
+    """Whether anything is known of packed files: older results say nothing of them."""
+    return any(step.packed_bytes is not None or step.packed_bytes_reason for step in steps)
+
+
 def step_reasons(steps: Sequence[StepRecord]) -> tuple[str, ...]:
     """One line for each figure of the recipe's steps that could not be had."""
     by_cause: dict[tuple[str, str], list[str]] = {}
@@ -299,6 +304,7 @@ def step_reasons(steps: Sequence[StepRecord]) -> tuple[str, ...]:
         for name, figure, reason in (
             ("size", step.size_bytes, step.size_bytes_reason),
             ("gzip", step.gzip_bytes, step.gzip_bytes_reason),
+            *([("packed", step.packed_bytes, step.packed_bytes_reason)] if has_packed(steps) else []),
             ("MACs", step.macs, step.macs_reason),
             ("parameters", step.parameters, step.parameters_reason),
             ("zeros", step.sparsity, step.sparsity_reason),

@@ -92,6 +92,7 @@ def render_html(result: Result, run_dir: Path) -> str:
         accuracy_head=_accuracy_head(result),
         reasons=figures.reasons(result),
         step_reasons=figures.step_reasons(result.steps),
+        has_packed=figures.has_packed(result.steps),
         remarks=statement.remarks(result),
         parity=parity_lines(result),
         colours=plots.target_colours(result),

@@ -52,6 +52,12 @@ def test_the_sparsity_asked_for_is_in_the_shipped_files(project: Project):
             assert row["artifact"]["sparsity"] < 0.1
 
 
+def test_the_ablation_says_what_a_step_is_worth_when_packed(project: Project):
+    original, pruned, *compiled = result_of(project, "first")["steps"]
+    assert pruned["packed_bytes"] < 0.8 * original["packed_bytes"] > 0
+    assert {step["packed_bytes_reason"] for step in compiled} == {"only Keras models can be packed"}
+
+
 def test_the_run_folder_is_complete(project: Project):
     run = project.root / "first"
     for name in ("config.yaml", "result.json", "report.html", "junit.xml", "summary.md", "run.log"):

@@ -1,5 +1,6 @@
 """The console: 100 columns, the verdict first, nothing invented; progress that fits where it is shown."""
 
+import dataclasses
 import io
 import threading
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from edgesmith.report.console import ConsoleProgress, print_result
+from edgesmith.result import Result
 
 
 def shown(made: Any, width: int = 100):
@@ -62,8 +64,35 @@ def test_findings_come_with_the_next_step(mixed_run: Any):
 
 def test_the_recipe_is_an_ablation(passing_run: Any):
     text = lines_of(passing_run)
-    assert " prune     231 kB  122 kB  4,812,544      50,186   50.0  91.39 ±0.55   99.0  41.7 s" in text
+    row = next(line for line in text if line.startswith(" prune "))
+    cells = [
+        "231",
+        "kB",
+        "122",
+        "kB",
+        "98.7",
+        "kB",
+        "4,812,544",
+        "50,186",
+        "50.0",
+        "91.39",
+        "±0.55",
+        "99.0",
+        "41.7",
+        "s",
+    ]
+    assert row.split() == ["prune", *cells]
     assert " size, gzip, accuracy, agreement n/a: int8 is made by each target's compiler (quantize)" in text
+    assert " packed n/a: only Keras models can be packed (quantize)" in text
+
+
+def test_a_result_from_before_packed_files_shows_none(passing_run: Any):
+    older = passing_run.result.model_dump(mode="json")
+    for step in older["steps"]:
+        del step["packed_bytes"], step["packed_bytes_reason"]
+    text = shown(dataclasses.replace(passing_run, result=Result.model_validate(older)))
+    assert " prune     231 kB  122 kB  4,812,544      50,186   50.0  91.39 ±0.55   99.0  41.7 s" in text.splitlines()
+    assert "packed" not in text
 
 
 def test_an_unchanged_run_says_so(unchanged_run: Any):
