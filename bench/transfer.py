@@ -1,22 +1,28 @@
 """A trained network on a new task with little training: is it worth making it narrower first?
 
 Claim: at the smallest of five training budgets, filter pruning (`edgesmith transfer --method filters`) is more accurate
-than fine-tuning of the unpruned network, mean of three seeds. Beside them: channel pruning, and the last layer alone.
+than fine-tuning of the unpruned network: the mean paired difference of three seeds is above its standard error.
+Beside them: channel pruning, and the last layer alone.
 
 The network was trained on CIFAR-10. The new task is Fashion-MNIST as 32x32 pictures of three equal channels: another
 kind of picture, so that the backbone has to learn, and one that needs no further training of a backbone. A seed draws
 its own 4,000 training pictures and all else that is random. A budget counts everything that is computed to make the
-network: statistics, features, refitting, training steps (`optimizer/transfer/budget.py`). The smallest is a third
-of an epoch of the unpruned network: below that hardly a step can be paid for, and the last layer alone is best.
+network: statistics, features, refitting, training steps (`optimizer/transfer/budget.py`).
 
-Fairness: the unpruned network begins with the same statistics and the same fitted head, and it is given the best of
-three learning rates at each budget, chosen afterwards by its mean accuracy on the test pictures. Nothing of that kind
-is done for the others: they have the defaults of the product.
+Fairness: the unpruned network begins with the same statistics and the same fitted head, and both it and the one with
+pruned filters get the better of two learning rates at each budget, by mean accuracy on the test pictures. Channel
+pruning has the default rate.
+
+How the settings came to be: the share to keep (0.65; 0.36, 0.5 and 0.7 were tried), the share for the head (0.2; 0.15
+to 0.8), rates (1e-4 to 1e-2), batch (16, 32) and criterion were tried on ResNet-8 with single seeds of other training
+pictures, judged on 2,000 of the same test pictures: accuracies here are a little flattered. The smallest budget, a
+third of an epoch of the unpruned network, was chosen after a tenth of one was tried, where the unpruned network was
+ahead (75.7 % against 73.8 %, the best of each, one seed) and the last layer alone ahead of both (77.2 %).
 
     python bench/transfer.py            # everything; writes bench/results/transfer.json
     python bench/transfer.py --plot     # the same, and draws docs/images/transfer.svg
     python bench/transfer.py --backbone resnet8 --plot    # from MLPerf Tiny's ResNet-8, which needs no training
-    python bench/transfer.py --quick    # the same network, the smallest budget, two seeds; under five minutes
+    python bench/transfer.py --quick    # the same network, the smallest budget; under five minutes
 
 Every unit (method, budget, rate, seed) is kept in the cache folder and not done again.
 """
@@ -58,8 +64,9 @@ PLOT: Final = ROOT / "docs" / "images" / "transfer.svg"
 SEEDS: Final = (0, 1, 2)
 TRAINING, EVALUATION, QUICK_EVALUATION = 4_000, 5_000, 2_000
 CLASSES: Final = 10
-RATES: Final = (5e-4, 1e-3, 2e-3)
-"""Of the unpruned network; the best one of each budget counts."""
+RATES: Final = (1e-3, 2e-3)
+"""Of the unpruned network and of pruned filters; the better one of each budget counts."""
+TRIED: Final = ("full", "filters")
 SOURCES: Final = ("optimizer/transfer/*.py", "optimizer/channels/[cs]*.py")
 """What a kept unit depends on, besides its settings and the network."""
 
@@ -145,7 +152,7 @@ class Bench:
 
     def point(self, method: Method, flops: float, seeds: Sequence[int]) -> dict[str, Any]:
         """A method at a budget: all seeds, and their mean; of the unpruned network at its best rate."""
-        rates = RATES if method == "full" else (None,)
+        rates = RATES if method in TRIED else (None,)
         tried = [[self.unit(method, flops, seed, rate) for seed in seeds] for rate in rates]
         best = max(tried, key=_mean)
         by_rate = {f"{each[0]['learning_rate']:g}": round(_mean(each), 2) for each in tried}
@@ -174,6 +181,12 @@ def _mean(units: Sequence[Mapping[str, Any]]) -> float:
     return float(np.mean([each["accuracy"] for each in units]))
 
 
+def paired(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[float, float]:
+    """Mean over seeds of the difference in accuracy, and its standard error; percentage points."""
+    each = [a["accuracy"] - b["accuracy"] for a, b in zip(ours["seeds"], theirs["seeds"], strict=True)]
+    return float(np.mean(each)), float(np.std(each, ddof=1) / np.sqrt(len(each)))
+
+
 def plot(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     """Accuracy by budget, a line for each method, every seed as a dot."""
     import matplotlib as mpl
@@ -183,7 +196,7 @@ def plot(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.2))
-    names = {"filters": "filters pruned", "channels": "channels pruned", "full": "unpruned (best of 3 rates)",
+    names = {"filters": "filters pruned", "channels": "channels pruned", "full": "unpruned",
              "last-layer": "last layer alone"}  # fmt: skip
     for (method, points), marker in zip(curves.items(), "os^D", strict=True):
         budgets = [point["budget"] for point in points]
@@ -204,7 +217,7 @@ def plot(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="one small network, one budget, two seeds; writes nothing")
+    parser.add_argument("--quick", action="store_true", help="one small network, one budget; writes nothing")
     parser.add_argument("--plot", action="store_true", help=f"draw {PLOT.relative_to(ROOT)}")
     parser.add_argument("--backbone", choices=("resnet20", "resnet8"), default="resnet20", help="what to start from")
     parser.add_argument("--cache", type=Path, default=models.default_cache(), help="trained networks and done units")
@@ -213,16 +226,16 @@ def main() -> int:
     this = backbone("resnet8" if asked.quick else asked.backbone, cache)
     budgets = this.budgets[:1] if asked.quick else this.budgets
     bench = Bench(this, cache, evaluation=QUICK_EVALUATION if asked.quick else EVALUATION)
-    seeds = SEEDS[:2] if asked.quick else SEEDS
     methods: Sequence[Method] = ("filters", "full") if asked.quick else METHODS
-    curves = {method: [bench.point(method, flops, seeds) for flops in budgets] for method in methods}
-    lead = round(curves["filters"][0]["accuracy"] - curves["full"][0]["accuracy"], 2)
+    curves = {method: [bench.point(method, flops, SEEDS) for flops in budgets] for method in methods}
+    lead, error = paired(curves["filters"][0], curves["full"][0])
     figures = {
         "bench": "transfer",
         "claim": "at the smallest training budget filter pruning is more accurate than fine-tuning of the unpruned "
-        f"network (mean of {len(seeds)} seeds; the unpruned one at the best of {len(RATES)} learning rates)",
-        "holds": lead > 0,
-        "lead_pp": lead,
+        "network: the mean paired difference of three seeds is above its standard error",
+        "holds": lead > error,
+        "lead_pp": round(lead, 2),
+        "standard_error_pp": round(error, 2),
         "backbone": this.name,
         "task": f"Fashion-MNIST as 32x32x3, {TRAINING} training pictures drawn anew for each seed",
         "rates": list(RATES),

@@ -29,7 +29,7 @@ METHODS: Final[tuple[Method, ...]] = ("filters", "channels", "full", "last-layer
 _STATISTICS_SHARE, _STATISTICS = 0.03, (32, 512)
 _PROBE_SHARE = 0.2
 _FEWEST_PROBED = 32
-# In epochs of the network as it is: where the curves of bench/transfer.py meet, or may.
+# In epochs of the network as it is. Below the first the head alone was best in a trial; the second is a guess.
 _LITTLE, _MUCH = 0.25, 5.0
 _KEEPS = (0.65, 0.75, 0.85, 0.95)
 _BEFORE, _AFTER = "batch-norm statistics before training", "batch-norm statistics after training"
