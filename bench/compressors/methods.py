@@ -96,6 +96,7 @@ def _all() -> tuple[Method, ...]:
 METHODS: Final = _all()
 NOT_COMPARED: Final[Mapping[str, str]] = {
     "NNCF's filter pruning": "it is for PyTorch; for ONNX NNCF 3.4 quantizes only",
+    "OpenVINO, which NNCF makes its files for": "all .onnx run in ONNX Runtime here, on the processor",
     "Neural Compressor's pruning": "it is for PyTorch; for ONNX it quantizes only",
     "training for ONNX": "none of the peers here trains an ONNX model; our trained recipes stand alone there",
     "TF-MOT's cluster-preserving quantization-aware training": "on a network of this kind it took over 18 minutes "

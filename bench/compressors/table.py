@@ -33,7 +33,7 @@ class Column:
 COLUMNS: Final = (
     Column("size_bytes", "size", "larger"),
     Column("gzip_bytes", "gzip", "larger"),
-    Column("p50_ms", "p50", "slower", LEVEL),
+    Column("p50_ratio_to_float", "p50", "slower", LEVEL),  # of windows in turns: drift cancels
 )
 
 
@@ -119,7 +119,10 @@ def markdown(figures: Mapping[str, Any]) -> str:
         ]
         lines += [_line(row) for row in one["rows"]]
         lines += ["", *_said(one["verdicts"]), ""]
-        lines += [f"- {method} could not be had: {why}" for method, why in one["failed"].items()]
+        failed = [f"- {method} could not be had: {why}" for method, why in one["failed"].items()]
+        lines += [*failed, ""] if failed else []
+    lines += ["Not compared:", ""] if figures["not_compared"] else []
+    lines += [f"- {what}: {why}." for what, why in figures["not_compared"].items()]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -137,6 +140,8 @@ def _line(row: Row) -> str:
     lost = f"{row['drop_pp']:+.2f} ± {row['drop_pp_half_width_95']:.2f}"
     packed = f"{row['packed_bytes']:,}" if row.get("packed_bytes") else ""
     p50 = ("", "") if row["p50_ms"] is None else (f"{row['p50_ms']:.3f}", f"{row['p50_ratio_to_float']:.2f}")
+    if row.get("validity", "VALID") != "VALID":
+        p50 = (f"{p50[0]} ({row['validity'].lower()})", p50[1])
     cells = (
         name + ("†" if row["trained"] else ""),
         row["format"],
