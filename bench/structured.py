@@ -103,7 +103,7 @@ FULL: Final = (
 )
 QUICK: Final = Network(
     name="resnet8",
-    settings=Settings(keep=0.85, criterion="l1", steps=1, epochs=1, copies=0, learning_rate=1e-3, pictures=20_000),
+    settings=Settings(keep=0.85, criterion="l1", steps=1, epochs=3, copies=0, learning_rate=1e-3, pictures=20_000),
     points=2,
 )
 
