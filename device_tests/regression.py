@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from device_tests.paired_latency import Effect, Turns, effect
-from edgesmith.types import MeasureProtocol
+from edgesmith.types import MeasureProtocol, Tolerance
 
 PROTOCOL = MeasureProtocol(min_runs=24 * 6, min_seconds=24 * 0.05, windows=24, warmup_max_seconds=5.0)
 """Of one look: many short windows, since rounds are what counts. 50 ms are long against a scheduler's slice, and short
@@ -29,28 +29,6 @@ class Change(enum.StrEnum):
     REGRESSION = "REGRESSION"
     IMPROVEMENT = "IMPROVEMENT"
     INCONCLUSIVE = "INCONCLUSIVE"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tolerance:
-    """What counts as a change.
-
-    Attributes:
-        percent: of the reference's latency.
-        ms: and at least so much.
-        confidence: of the interval that has to lie beyond both.
-        looks: measurements at most, before it is INCONCLUSIVE.
-    """
-
-    percent: float = 2.5
-    ms: float = 0.0
-    confidence: float = 0.99
-    looks: int = 4
-
-    @property
-    def confidence_of_a_look(self) -> float:
-        """So that all looks together err no more than `1 - confidence`."""
-        return 1.0 - (1.0 - self.confidence) / self.looks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

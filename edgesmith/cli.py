@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgesmith import __version__, compare_cli, deploy_cli, devices_cli, doctor_cli, measure_cli
+from edgesmith import __version__, compare_cli, deploy_cli, devices_cli, doctor_cli, gate_cli, measure_cli
 from edgesmith.cli_options import LockClocks, PowerMode
 from edgesmith.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EdgesmithError, InfrastructureError, Terminated
 
@@ -36,6 +36,8 @@ app.command()(compare_cli.compare)
 app.command()(measure_cli.measure)
 app.command()(deploy_cli.deploy)
 app.command()(deploy_cli.rollback)
+app.command()(gate_cli.gate)
+app.add_typer(gate_cli.baselines, name="baseline")
 
 ConfigPath = Annotated[Path, typer.Argument(help="The config file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
