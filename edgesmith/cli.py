@@ -18,6 +18,7 @@ from edgesmith import (
     deploy_cli,
     devices_cli,
     doctor_cli,
+    gate_cli,
     latency_table_cli,
     measure_cli,
     pack_cli,
@@ -50,6 +51,8 @@ app.command()(pack_cli.pack)
 app.command()(pack_cli.unpack)
 app.command()(transfer_cli.transfer)
 app.command()(latency_table_cli.latency_table)
+app.command()(gate_cli.gate)
+app.add_typer(gate_cli.baselines, name="baseline")
 
 ConfigPath = Annotated[Path, typer.Argument(help="The config file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]

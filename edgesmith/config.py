@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from edgesmith import yaml_lines
-from edgesmith.types import MeasureProtocol, PowerRequest
+from edgesmith.types import MeasureProtocol, PowerRequest, Tolerance
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
@@ -102,6 +102,29 @@ class Measure(Section):
         return MeasureProtocol(**self.model_dump(exclude={"power_mode", "lock_clocks"}), power=power)
 
 
+class Gate(Section):
+    """What counts as a change against an accepted baseline; see docs/gate.md."""
+
+    baselines: Path = Field(default=Path("baselines"), description="Folder of the accepted figures and files.")
+    lineage: str | None = Field(
+        default=None, min_length=1, description="Name that versions of this model share; default: the model file's."
+    )
+    percentile: Literal[50, 95] = Field(default=50, description="Of the latency.")
+    percent: float = Field(default=2.5, gt=0, description="A change of latency that matters, in percent ...")
+    ms: float = Field(default=0.0, ge=0, description="... and in milliseconds: it has to be both.")
+    confidence: float = Field(default=0.99, gt=0.5, lt=1, description="Of the interval that has to lie beyond both.")
+    looks: int = Field(default=4, ge=1, description="Measurements in turns at most, before it is INCONCLUSIVE.")
+    recorded_percent: float = Field(
+        default=10.0, gt=0, description="Tolerance where the accepted file was not kept to be measured in turns."
+    )
+    accuracy_drop_pp: float = Field(default=0.5, ge=0, description="Percentage points lost against the baseline.")
+    size_percent: float = Field(default=1.0, ge=0, description="How much larger the file may be.")
+
+    def tolerance(self) -> Tolerance:
+        """Of the latency, as the device side takes it."""
+        return Tolerance(percent=self.percent, ms=self.ms, confidence=self.confidence, looks=self.looks)
+
+
 class Verify(Section):
     """How far a compiled artifact may be from the Keras or ONNX model; None = the default for its precision."""
 
@@ -186,6 +209,7 @@ class Config(Section):
     devices: tuple[str, ...] = Field(default=("local",), min_length=1)
     budget: Budget = Budget()
     measure: Measure = Measure()
+    gate: Gate = Gate()
     verify: Verify = Verify()
     tensorrt: TensorRt = TensorRt()
     seed: int = 0

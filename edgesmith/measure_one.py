@@ -259,7 +259,7 @@ def _row(measured: Measurement, held: SampleSet, metric: str, steps: Sequence[Re
     if held.y is not None and measured.outputs is not None:
         outputs = dequantize(measured.outputs, measured.output_quantization)
         found = evaluate(metric, outputs, held.y, root=Path.cwd())
-        accuracy = AccuracyRecord(metric=found.metric, value=found.value, low=found.low, high=found.high, n=found.n)
+        accuracy = AccuracyRecord(**asdict(found))
     return Row(
         device=measured.device,
         artifact_sha256=measured.artifact_sha256,

@@ -92,6 +92,7 @@ class AccuracyRecord(Record):
     low: float | None
     high: float | None
     n: int
+    higher_is_better: bool = True
 
 
 class EnvironmentRecord(Record):
@@ -474,6 +475,39 @@ class QuantizationRecord(Record):
     cached: bool
 
 
+GateOutcome = Literal[
+    "PASS",
+    "IMPROVEMENT",
+    "REGRESSION",
+    "INCONCLUSIVE",
+    "ENVIRONMENT CHANGED",
+    "NO BASELINE",
+    "MISSING",
+    "NEWLY FAILING",
+]
+"""What became of something that was accepted."""
+
+
+class GateCheckRecord(Record):
+    """One figure against the accepted one."""
+
+    what: Literal["latency", "size", "accuracy", "agreement"]
+    outcome: GateOutcome
+    text: str
+
+
+class GateRecord(Record):
+    """One artifact on one device against its baseline; `edgesmith gate`."""
+
+    device: str
+    target: str
+    baseline: str | None = Field(description="Its file, relative to the folder of baselines; null where there is none.")
+    outcome: GateOutcome
+    text: str
+    next_step: str = ""
+    checks: tuple[GateCheckRecord, ...] = ()
+
+
 class Result(Record):
     """The whole document."""
 
@@ -506,6 +540,7 @@ class Result(Record):
     work: Work = Work()
     leases: tuple[LeaseRecord, ...] = ()
     recovery: tuple[RecoveryRecord, ...] = ()
+    gate: tuple[GateRecord, ...] = Field(default=(), description="Against what was accepted; empty for `run`.")
 
     def write(self, path: Path) -> None:
         """Writes the document crash-safely."""

@@ -60,9 +60,7 @@ def finding_record(finding: Finding) -> FindingRecord:
 
 def accuracy_record(accuracy: Accuracy) -> AccuracyRecord:
     """An accuracy as it stands in the document."""
-    return AccuracyRecord(
-        metric=accuracy.metric, value=accuracy.value, low=accuracy.low, high=accuracy.high, n=accuracy.n
-    )
+    return AccuracyRecord(**asdict(accuracy))
 
 
 def lease_record(lease: Lease) -> LeaseRecord:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from edgesmith.report import figures, quantization, statement
+from edgesmith.report import figures, gate, quantization, statement
 from edgesmith.report.columns import Column, Columns
 from edgesmith.report.figures import Row, one_line
 from edgesmith.report.live import ConsoleProgress
@@ -45,6 +45,7 @@ def print_result(result: Result, run_dir: Path | None = None, *, console: Consol
     """
     console = console or _default_console()
     _print_headline(result, console)
+    _print_gate(result, console)
     if result.results:
         _print_figures(result, console)
     _print_parity(result, console)
@@ -73,6 +74,19 @@ def _print_headline(result: Result, console: Console) -> None:
         console.print(Text(f"Budget: {budget}", style="dim"))
     for warning in statement.alarms(result):
         console.print(Text(warning, style="bold white on red"))
+
+
+def _print_gate(result: Result, console: Console) -> None:
+    if not result.gate:
+        return
+    console.print()
+    for record in result.gate:
+        style = (
+            "red" if record.outcome in gate.RED | gate.LOST else "yellow" if record.outcome in gate.UNDECIDED else ""
+        )
+        console.print(Text.assemble((record.outcome, style or "green"), f"  {gate.where(record)}"))
+        for text in gate.texts(record):
+            _indented(console, Text(one_line(text)), 3)
 
 
 _SHOWN = ("size", "latency", "p50", "p95", "speed-up", "accuracy", "accuracy drop", "agreement", "peak RSS")

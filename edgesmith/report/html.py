@@ -10,7 +10,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from edgesmith.report import engines, figures, float_layers, plots, power, quantization, quantization_plots, statement
+from edgesmith.report import (
+    engines,
+    figures,
+    float_layers,
+    gate,
+    plots,
+    power,
+    quantization,
+    quantization_plots,
+    statement,
+)
 from edgesmith.report.checks import Check, checks
 from edgesmith.report.figures import Row, one_line
 from edgesmith.report.parity import parity_lines
@@ -95,6 +105,7 @@ def render_html(result: Result, run_dir: Path) -> str:
         has_packed=figures.has_packed(result.steps),
         remarks=statement.remarks(result),
         parity=parity_lines(result),
+        held=[(record, gate.where(record), gate.texts(record)) for record in result.gate],
         colours=plots.target_colours(result),
         how_to_get_plots=how_to_get_plots,
         how_measured=_how_measured(result),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from edgesmith.report import figures, statement
+from edgesmith.report import figures, gate, statement
 from edgesmith.report.checks import Check, checks
 from edgesmith.report.figures import one_line
 from edgesmith.result import DeviceResult, FindingRecord, Result
@@ -22,6 +22,8 @@ def render_junit(result: Result) -> str:
     for record in result.results:
         if record.variant != "uniform":  # measured for the price of the float layers only: it can break nothing
             _suite(root, record, result)
+    if result.gate:
+        _gate_suite(root, result)
     for suite in root:
         _count(suite)
     for outcome in ("tests", "failures", "errors"):
@@ -54,6 +56,21 @@ def _suite(root: Element, record: DeviceResult, result: Result) -> None:
         _verdict(case, record, other)
     for check in held:
         _check(_case(suite, where, check.key), check, other)
+
+
+def _gate_suite(root: Element, result: Result) -> None:
+    """A case for everything that was accepted: a regression is a failure, what cannot be told is an error."""
+    suite = _new_suite(root, "gate", result.started_at, {"config_sha256": result.config_sha256})
+    for record in result.gate:
+        case = _case(suite, f"edgesmith.gate.{record.device}", record.target)
+        kind = record.outcome.lower().replace(" ", "-")
+        text = " ".join(gate.texts(record))
+        if record.outcome in gate.RED:
+            _problem(case, "failure", kind, text, record.next_step)
+        elif record.outcome in gate.LOST | gate.UNDECIDED:
+            _problem(case, "error", kind, text, record.next_step)
+        else:
+            SubElement(case, "system-out").text = _xml(f"{record.outcome}: {text}")
 
 
 def _check(case: Element, check: Check, other: list[FindingRecord]) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from edgesmith.report import engines, figures, quantization, statement
+from edgesmith.report import engines, figures, gate, quantization, statement
 from edgesmith.report.figures import TIMES, Row, one_line
 from edgesmith.report.parity import parity_lines
-from edgesmith.result import DeviceResult, Result
+from edgesmith.result import DeviceResult, GateRecord, Result
 from edgesmith.types import Verdict
 
 _MOST_ROWS = 24
@@ -16,6 +16,7 @@ _MOST_REASONS = 5
 _MOST_PARITY = 4
 _MOST_QUANTIZATION = 6
 _MOST_ENGINES = 4
+_MOST_GATE = 8
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#!|~$])")
 _SYMBOLS = {"PASS": "✅", "FAIL": "❌", "INCONCLUSIVE": "⚠️", "ERROR": "🔌", statement.NO_VERDICT: "⏸️"}
 _WORST_FIRST = (Verdict.FAIL, Verdict.ERROR, Verdict.INCONCLUSIVE, Verdict.PASS)
@@ -29,11 +30,13 @@ def render_markdown(result: Result) -> str:
         lines += ["", f"Budget: {_escape(budget)}."]
     for warning in statement.alarms(result):
         lines += ["", f"> **{_escape(warning)}**"]
+    held = _list("Against what was accepted", [_held(record) for record in result.gate], _MOST_GATE)
     parity = _list("Same artifact, element by element", _parity(result), _MOST_PARITY)
     planned = _list("Quantization", [_escape(line) for line in quantization.lines(result)], _MOST_QUANTIZATION)
     timed = _list("Engines, held against trtexec", [_escape(line) for line in engines.lines(result)], _MOST_ENGINES)
+    lines += held
     if result.results:
-        lines += ["", *_table(result, _MOST_ROWS - len(parity) - len(planned) - len(timed))]
+        lines += ["", *_table(result, _MOST_ROWS - len(held) - len(parity) - len(planned) - len(timed))]
     lines += parity + planned + timed
     lines += _list("Findings", [_remark(r) for r in statement.remarks(result)], _MOST_REMARKS)
     lines += _list("Not available", [_escape(r) for r in figures.reasons(result, only=_SHOWN)], _MOST_REASONS)
@@ -93,6 +96,12 @@ def _parity(result: Result) -> list[str]:
     """What differs first: it must not be among what finds no room."""
     lines = sorted(parity_lines(result), key=lambda line: line.identical)
     return [_escape(f"{line.artifact}: {line.text}") for line in lines]
+
+
+def _held(record: GateRecord) -> str:
+    text, *_ = gate.texts(record)
+    step = f" *{_escape(record.next_step)}*" if record.next_step else ""
+    return f"**{record.outcome}** {_escape(gate.where(record))}: {_escape(text)}{step}"
 
 
 def _remark(remark: statement.Remark) -> str:

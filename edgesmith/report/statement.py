@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+from edgesmith.report import gate
 from edgesmith.report.figures import TIMES, byte_size, metric_value, one_line, percent, places
 from edgesmith.result import DeviceResult, FindingRecord, RecoveryRecord, Result
 from edgesmith.types import Rung, Validity, Verdict
@@ -38,6 +39,10 @@ def headline(result: Result) -> Headline:
     elif result.state == "finished":
         # Counted here where there are rows; the reason on record says the same in fewer words.
         sentences.append(_sentence(result.verdict_reason or "Nothing was measured"))
+    if result.gate:
+        # A budget that is broken stays the verdict; one that is met is not all that counts.
+        word = gate.word(result) or word if result.verdict is Verdict.PASS else word
+        sentences.append(gate.sentence(result))
     return Headline(word, tuple(sentences))
 
 

@@ -19,6 +19,7 @@ from edgesmith.types.measurements import (
     Judgement,
     Measurement,
     MeasureProtocol,
+    Tolerance,
     Validity,
     Verdict,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "StepSpec",
     "TensorPlan",
     "TensorSpec",
+    "Tolerance",
     "TrtexecTimes",
     "Validity",
     "Verdict",

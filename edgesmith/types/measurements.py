@@ -38,6 +38,28 @@ class MeasureProtocol:
     power: PowerRequest = field(default_factory=PowerRequest)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """What counts as a change of latency.
+
+    Attributes:
+        percent: of the reference's latency.
+        ms: and at least so much.
+        confidence: of the interval that has to lie beyond both.
+        looks: measurements at most, before it is INCONCLUSIVE.
+    """
+
+    percent: float = 2.5
+    ms: float = 0.0
+    confidence: float = 0.99
+    looks: int = 4
+
+    @property
+    def confidence_of_a_look(self) -> float:
+        """So that all looks together err no more than `1 - confidence`."""
+        return 1.0 - (1.0 - self.confidence) / self.looks
+
+
 class Validity(enum.StrEnum):
     """Whether a measurement may be judged."""
 

@@ -1,0 +1,1 @@
+"""A run against what was accepted before: baselines as files in the user's repository, and what became of each."""
